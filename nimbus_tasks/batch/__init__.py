@@ -1,0 +1,1 @@
+"""``nimbus.batch.*``: a module a task, each whole in its own file."""

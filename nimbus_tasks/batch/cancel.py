@@ -1,0 +1,130 @@
+"""``nimbus.batch.cancel``: no queued page of the batch starts any more.
+
+Pages in flight finish and keep their result. The batch must be named: what is cancelled by a slip
+takes a retry to bring back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from invoke.context import Context
+
+from nimbus_tasks.command import JSON_HELP, Console, command, project_root
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.batch_records import BatchHead
+from nimbus_tasks.core.clock import now_iso
+from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.lifecycle import Intent, batch_status, is_finished
+from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.ui.figures import pages
+from nimbus_tasks.ui.style import Style
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """``cancelled`` pages were waiting and will not start; ``in_flight`` ones will end;
+    ``finished_before`` had ended already. ``was_finished``: the batch had, and is unchanged."""
+
+    batch_id: str
+    status: str
+    cancelled: int
+    in_flight: int
+    finished_before: int
+    was_finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        return {
+            "batch_id": self.batch_id,
+            "status": self.status,
+            "cancelled": self.cancelled,
+            "in_flight": self.in_flight,
+            "finished_before": self.finished_before,
+        }
+
+
+def cancel_batch(
+    project: Project, store: Store, batch: str, *, reason: str | None = None
+) -> Cancelled:
+    """Cancel the pages of a batch that wait, in one transaction.
+
+    A batch that has ended is left as it is. Raises :class:`NotFoundError` for an unknown one.
+    """
+    with store.transaction() as tx:
+        head = batches.find(tx, project.project_id, batch)
+        counts = batches.fold(tx, head).counts
+        status = batch_status(head.intent, counts).value
+        ended = counts["done"] + counts["failed"] + counts["cancelled"]
+        if is_finished(status) or head.intent == Intent.CANCEL:
+            in_flight = counts["processing"]
+            return Cancelled(head.batch_id, status, 0, in_flight, ended, is_finished(status))
+        _cancel_waiting(tx, head)
+        _mark(tx, head, reason)
+        status = batches.save_snapshot(tx, project.project_id, head.batch_id)
+    waiting = counts["queued"] + counts["uploaded"]
+    return Cancelled(head.batch_id, status, waiting, counts["processing"], ended)
+
+
+def _cancel_waiting(tx: KeyValues, head: BatchHead) -> None:
+    waiting = [p.page_id for p in batches.pages_of(tx, head) if p.status["status"] == "queued"]
+    queued = read_statuses(tx, head.project_id, waiting)
+    items = [status.queue_key(head.project_id, page_id) for page_id, status in queued.items()]
+    now = now_iso()
+    cancelled = {page_id: status.as_cancelled(now) for page_id, status in queued.items()}
+    tx.delete_many(key for key in items if key is not None)
+    tx.put_many(status_entries(head.project_id, cancelled))
+
+
+def _mark(tx: KeyValues, head: BatchHead, reason: str | None) -> None:
+    batch = batches.load(tx, head.project_id, head.batch_id)
+    # Pages that an upload had listed and not sent never will be: the batch has those that are here.
+    batch = batches.with_pages_there(tx, batch)
+    marked = replace(batch.head, intent=Intent.CANCEL.value, reason=reason)
+    tx.put_many([replace(batch, head=marked).entry()])
+
+
+@command(
+    help={
+        "batch": "the batch to cancel: an id, an unambiguous end of one, or 'latest' (required)",
+        "reason": "why; shown wherever the batch is",
+        "json": JSON_HELP,
+    }
+)
+def cancel(
+    c: Context, batch: str | None = None, reason: str | None = None, json: bool = False
+) -> Cancelled:
+    """Let no further page of a batch start."""
+    console = Console(json_only=json)
+    if batch is None:
+        raise UsageError(
+            "which batch is to be cancelled?", advice="Name it: --batch=ID, or --batch=latest."
+        )
+    project = load_project(project_root(c))
+    with project.open_store() as store:
+        cancelled = cancel_batch(project, store, batch, reason=reason)
+    if json:
+        console.document(cancelled.to_json())
+    else:
+        console.say(*_lines(cancelled, console.style))
+    return cancelled
+
+
+def _lines(cancelled: Cancelled, style: Style) -> list[str]:
+    sign, name = style.sign(cancelled.status), style.bold(cancelled.batch_id)
+    if cancelled.was_finished:
+        return [
+            f"{sign} {name} has ended already: {style.state(cancelled.status)}; nothing changed"
+        ]
+    lines = [f"{sign} {name}: {style.state(cancelled.status)}"]
+    for count, what in (
+        (cancelled.cancelled, "cancelled before they began"),
+        (cancelled.in_flight, "in flight, which finish and keep their result"),
+        (cancelled.finished_before, "had ended before"),
+    ):
+        if count:
+            lines.append(f"   {pages(count)} {what}")
+    return lines

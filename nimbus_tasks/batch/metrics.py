@@ -1,0 +1,98 @@
+"""``nimbus.batch.metrics``: success rate, times, changes, confidence and throughput of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from invoke.context import Context
+
+from nimbus_tasks.command import (
+    BATCH_HELP,
+    EXIT_STATUS_HELP,
+    JSON_HELP,
+    Console,
+    command,
+    exit_with_outcome,
+    project_root,
+)
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.lifecycle import batch_status
+from nimbus_tasks.core.metrics import Metrics, batch_metrics
+from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.kv.store import Store
+from nimbus_tasks.ui.batch_view import padded
+from nimbus_tasks.ui.figures import duration, milliseconds
+from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import clean
+
+
+@dataclass(frozen=True)
+class BatchMetrics:
+    """A batch's metrics and which batch it is."""
+
+    batch_id: str
+    status: str
+    metrics: Metrics
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        return {"batch_id": self.batch_id, "status": self.status, **self.metrics.to_json()}
+
+
+def measure_batch(project: Project, store: Store, batch: str | None = None) -> BatchMetrics:
+    """The metrics of a batch (the latest, if left out), folded from its pages."""
+    with store.snapshot() as reading:
+        head = batches.find(reading, project.project_id, batch)
+        tally = batches.fold(reading, head)
+    status = batch_status(head.intent, tally.counts).value
+    return BatchMetrics(head.batch_id, status, batch_metrics(tally))
+
+
+@command(help={"batch": BATCH_HELP, "exit-status": EXIT_STATUS_HELP, "json": JSON_HELP})
+def metrics(
+    c: Context, batch: str | None = None, exit_status: bool = False, json: bool = False
+) -> BatchMetrics:
+    """Show the figures of a batch: success, time, changes."""
+    console = Console(json_only=json)
+    project = load_project(project_root(c))
+    with project.open_store() as store:
+        measured = measure_batch(project, store, batch)
+    if json:
+        console.document(measured.to_json())
+    else:
+        console.say(*_lines(measured, console.style))
+    if exit_status:
+        exit_with_outcome(measured.status)
+    return measured
+
+
+def _lines(measured: BatchMetrics, style: Style) -> list[str]:
+    title = (
+        f"{style.sign('batch')} {style.bold(measured.batch_id)}"
+        f"  {style.sign(measured.status)} {style.state(measured.status)}"
+    )
+    return [title, *metric_lines(measured.metrics)]
+
+
+def metric_lines(metrics: Metrics) -> list[str]:
+    """The figures, one a line."""
+    timing, confidence = metrics.timing, metrics.average_confidence
+    speed = metrics.pages_per_minute
+    lines = [
+        padded("success rate", f"{metrics.success_rate:g}% of {metrics.total_pages:,} pages"),
+        padded(
+            "time a page",
+            f"average {milliseconds(timing.average_ms)}, median {milliseconds(timing.p50_ms)},"
+            f" p95 {milliseconds(timing.p95_ms)}",
+        ),
+        padded("changes", f"{metrics.total_changes:,}"),
+        padded("confidence", "–" if confidence is None else f"{confidence:.2f}"),
+        padded("throughput", "–" if speed is None else f"{speed:,.1f} pages/min"),
+        padded("elapsed", duration(metrics.elapsed_seconds)),
+        padded("attempts", f"{metrics.attempts:,}"),
+    ]
+    if metrics.errors:
+        errors = ", ".join(f"{clean(code)} {count:,}" for code, count in metrics.errors.items())
+        lines.append(padded("errors", errors))
+    return lines

@@ -1,0 +1,195 @@
+"""``nimbus.batch.retry``: the failed pages of a batch go back to the queue, ahead of new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from invoke.context import Context
+
+from nimbus_tasks.command import BATCH_HELP, JSON_HELP, Console, command, project_root
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.batch_records import BatchHead
+from nimbus_tasks.core.batches import PageInfo
+from nimbus_tasks.core.clock import to_iso, utc_now
+from nimbus_tasks.core.errors import NotFoundError
+from nimbus_tasks.core.keys import is_id, page_id_for
+from nimbus_tasks.core.lifecycle import Intent, batch_status
+from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.core.records import RETRY_PRIORITY, queue_entry
+from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.ui.figures import pages
+from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import clean, clip
+
+#: More page names than a person reads; --json has them all.
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Retried:
+    """``requeued`` are page ids, ``names`` the paths of the same pages. ``superseded`` counts
+    failed pages that belong to a later batch now and are to be retried there."""
+
+    batch_id: str
+    status: str
+    requeued: list[str]
+    names: list[str]
+    superseded: int
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        document: dict[str, Any] = {
+            "batch_id": self.batch_id,
+            "status": self.status,
+            "requeued": self.requeued,
+            "superseded": self.superseded,
+        }
+        return document | ({"dry_run": True} if self.dry_run else {})
+
+
+def retry_pages(
+    project: Project,
+    store: Store,
+    batch: str | None = None,
+    *,
+    page: str | None = None,
+    code: str | None = None,
+    include_cancelled: bool = False,
+    dry_run: bool = False,
+) -> Retried:
+    """Queue the failed pages of a batch again, in one transaction: all of them or none.
+
+    ``page`` (an id or a source path) or ``code`` (an error's) choose among them;
+    ``include_cancelled`` adds the cancelled ones. What earlier attempts did stays in the logs.
+    Raises :class:`NotFoundError` for an unknown batch, or a page that is not in it.
+    """
+    with store.snapshot() if dry_run else store.transaction() as tx:
+        head = batches.find(tx, project.project_id, batch)
+        page_id = None if page is None else _page_id(project, page)
+        chosen, superseded = _choose(tx, head, page_id, code, include_cancelled)
+        if dry_run or not chosen:
+            status = batch_status(head.intent, batches.fold(tx, head).counts).value
+        else:
+            status = _requeue(tx, head, [info.page_id for info in chosen])
+    return Retried(
+        batch_id=head.batch_id,
+        status=status,
+        requeued=[info.page_id for info in chosen],
+        names=[info.name for info in chosen],
+        superseded=superseded,
+        dry_run=dry_run,
+    )
+
+
+def _page_id(project: Project, page: str) -> str:
+    return page if is_id(page) else page_id_for(project.project_id, page)
+
+
+def _choose(
+    tx: KeyValues, head: BatchHead, page_id: str | None, code: str | None, include_cancelled: bool
+) -> tuple[list[PageInfo], int]:
+    """The pages to retry, in the order of their names, and how many a later batch has now."""
+    states = {"failed", "cancelled"} if include_cancelled else {"failed"}
+    chosen: list[PageInfo] = []
+    superseded, is_there = 0, page_id is None
+    for info in batches.pages_of(tx, head):
+        if page_id is not None and info.page_id != page_id:
+            continue
+        is_there = True
+        if info.status["status"] not in states or code not in (None, info.status.get("code")):
+            continue
+        if info.status.get("superseded_by"):
+            superseded += 1
+        else:
+            chosen.append(info)
+    if not is_there:
+        raise NotFoundError(
+            f"{head.batch_id} has no such page",
+            advice="Give a page id or path as nimbus.batch.report has it.",
+        )
+    return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded
+
+
+def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
+    start = utc_now()
+    found = read_statuses(tx, head.project_id, page_ids)
+    queued = {}
+    for number, page_id in enumerate(page_ids):
+        # A microsecond apart, so that they are claimed in this order.
+        moment = to_iso(start + timedelta(microseconds=number))
+        queued[page_id] = replace(found[page_id].as_queued(RETRY_PRIORITY, moment), lapses=0)
+    tx.put_many(status_entries(head.project_id, queued))
+    tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
+    # An upload that is under way stays one: its missing pages must not be forgotten.
+    intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
+    batch = batches.load(tx, head.project_id, head.batch_id)
+    tx.put_many([replace(batch, head=replace(batch.head, intent=intent, reason=None)).entry()])
+    return batches.save_snapshot(tx, head.project_id, head.batch_id)
+
+
+@command(
+    help={
+        "batch": BATCH_HELP,
+        "page": "only this page: its id or its path",
+        "error": "only pages that failed with this error code",
+        "include-cancelled": "the cancelled pages too",
+        "dry-run": "say which pages; change nothing",
+        "json": JSON_HELP,
+    }
+)
+def retry(
+    c: Context,
+    batch: str | None = None,
+    page: str | None = None,
+    error: str | None = None,
+    include_cancelled: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> Retried:
+    """Queue a batch's failed pages again."""
+    console = Console(json_only=json)
+    project = load_project(project_root(c))
+    with project.open_store() as store:
+        retried = retry_pages(
+            project,
+            store,
+            batch,
+            page=page,
+            code=error,
+            include_cancelled=include_cancelled,
+            dry_run=dry_run,
+        )
+    if json:
+        console.document(retried.to_json())
+    else:
+        console.say(*_lines(retried, console.style, console.columns))
+    return retried
+
+
+def _lines(retried: Retried, style: Style, columns: int) -> list[str]:
+    lines = []
+    if not retried.requeued:
+        lines.append(f"{style.sign('ok')} No failed pages to retry in {retried.batch_id}")
+    else:
+        what = "Would queue" if retried.dry_run else "Queued"
+        lines.append(
+            f"{style.sign('retrying')} {what} {pages(len(retried.requeued))} of"
+            f" {style.bold(retried.batch_id)} again, ahead of new pages"
+        )
+        lines += [
+            f"   ↻ {clip(clean(name), columns - 5, keep_end=True)}"
+            for name in retried.names[:_SHOWN]
+        ]
+        if len(retried.names) > _SHOWN:
+            lines.append(style.dim(f"   … and {len(retried.names) - _SHOWN:,} more"))
+    if retried.superseded:
+        lines.append(
+            f"   {retried.superseded:,} more belong to a later batch now; retry them there"
+        )
+    if retried.requeued and not retried.dry_run:
+        lines.append(style.dim("   next: invoke nimbus.worker"))
+    return lines

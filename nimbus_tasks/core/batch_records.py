@@ -1,0 +1,184 @@
+"""The batch record: which pages a batch has, what was asked for it, and a snapshot of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nimbus_tasks.core.keys import batch_key, is_id
+from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, Tally, is_finished
+from nimbus_tasks.core.wire import (
+    clip_bytes,
+    count_field,
+    dump_json,
+    load_object,
+    mapping_field,
+    present,
+    text_field,
+)
+from nimbus_tasks.kv.store import Entry, KeyInfo
+
+#: Serialised bytes that a reason may take of the metadata's 1024.
+_REASON_BYTES = 260
+
+
+@dataclass(frozen=True)
+class BatchHead:
+    """What the metadata of a batch record tells: all of it but its pages.
+
+    ``status``, ``counts`` and ``average_time_ms`` are the snapshot of whoever last wrote it; the
+    truth is folded from the page records.
+    """
+
+    batch_id: str
+    project_id: str
+    created: str
+    page_count: int
+    status: str
+    intent: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    average_time_ms: int | None = None
+    reason: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the snapshot says that the batch has ended: then nothing changes it unasked."""
+        return is_finished(self.status)
+
+    def summary(self) -> dict[str, int | None]:
+        """The seed's summary, out of the snapshot."""
+        counts = self.counts
+        pending = sum(counts.get(state, 0) for state in ("uploaded", "queued", "processing"))
+        return {
+            "completed": counts.get("done", 0),
+            "failed": counts.get("failed", 0),
+            "pending": pending if counts else self.page_count,
+            "average_time_ms": self.average_time_ms,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the batch record."""
+        return present(
+            status=self.status,
+            created=self.created,
+            page_count=self.page_count,
+            intent=self.intent,
+            counts=dict(self.counts),
+            average_time_ms=self.average_time_ms,
+            reason=None if self.reason is None else clip_bytes(self.reason, _REASON_BYTES),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``batch:{project}:{batch}``: head, all page ids with a snapshot of each, unknown fields."""
+
+    head: BatchHead
+    pages: Mapping[str, Mapping[str, Any]]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self) -> Entry:
+        """What is to be stored."""
+        head = self.head
+        value = {
+            **self.extra,
+            "batch_id": head.batch_id,
+            "project_id": head.project_id,
+            "created": head.created,
+            "page_count": head.page_count,
+            "status": head.status,
+            "intent": head.intent,
+            **present(reason=head.reason),
+            "pages": self.pages,
+            "summary": head.summary(),
+        }
+        key = batch_key(head.project_id, head.batch_id)
+        return Entry(key, dump_json(value), head.metadata())
+
+    def with_snapshot(
+        self, tally: Tally, status: str, states: Mapping[str, str] | None = None
+    ) -> Batch:
+        """The same batch with what its pages add up to, and the state of each where given."""
+        head = replace(
+            self.head,
+            status=status,
+            page_count=len(self.pages),
+            counts=tally.counts,
+            average_time_ms=tally.average_time_ms(),
+        )
+        if states is None:
+            return replace(self, head=head)
+        pages = {
+            page_id: {**page, "status": states.get(page_id, "uploaded")}
+            for page_id, page in self.pages.items()
+        }
+        return replace(self, head=head, pages=pages)
+
+
+_BATCH_FIELDS = frozenset(
+    (
+        "batch_id",
+        "project_id",
+        "created",
+        "page_count",
+        "status",
+        "intent",
+        "reason",
+        "pages",
+        "summary",
+    )
+)
+#: What was asked for a batch that somebody wrote who knows no intent, by the status given.
+_INTENT_OF_STATUS = {
+    "uploading": Intent.UPLOAD.value,
+    "retrying": Intent.RETRY.value,
+    "cancelling": Intent.CANCEL.value,
+    "cancelled": Intent.CANCEL.value,
+}
+
+
+def head_from_metadata(project_id: str, batch_id: str, info: KeyInfo) -> BatchHead | None:
+    """The head out of a listing; ``None`` where the metadata is not ours: read the value then."""
+    metadata = info.metadata or {}
+    intent, created = metadata.get("intent"), metadata.get("created")
+    page_count = count_field(metadata.get("page_count"))
+    if not isinstance(intent, str) or not isinstance(created, str) or page_count is None:
+        return None
+    counts = mapping_field(metadata.get("counts"))
+    return BatchHead(
+        batch_id=batch_id,
+        project_id=project_id,
+        created=created,
+        page_count=page_count,
+        status=text_field(metadata.get("status")) or "",
+        intent=intent,
+        counts={state: count_field(counts.get(state)) or 0 for state in PAGE_STATES}
+        if counts
+        else {},
+        average_time_ms=count_field(metadata.get("average_time_ms")),
+        reason=text_field(metadata.get("reason")),
+    )
+
+
+def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
+    """The batch record of an entry, ours or the seed's. Raises :class:`UnreadableRecordError`."""
+    value = load_object(entry)
+    listed = mapping_field(value.get("pages"))
+    pages = {page_id: mapping_field(listed[page_id]) for page_id in listed if is_id(page_id)}
+    head = head_from_metadata(project_id, batch_id, KeyInfo(entry.key, entry.metadata))
+    if head is None:
+        status = text_field(value.get("status")) or ""
+        head = BatchHead(
+            batch_id=batch_id,
+            project_id=project_id,
+            created=text_field(value.get("created")) or "",
+            page_count=len(pages),
+            status=status,
+            intent=text_field(value.get("intent"))
+            or _INTENT_OF_STATUS.get(status, Intent.RUN.value),
+            average_time_ms=count_field(mapping_field(value.get("summary")).get("average_time_ms")),
+            reason=text_field(value.get("reason")),
+        )
+    extra = {name: value[name] for name in value if name not in _BATCH_FIELDS}
+    return Batch(head, pages, extra)

@@ -1,0 +1,252 @@
+"""Batches: find, load, fold, save.
+
+Folding means adding up what a batch's pages are in, from their own records. What the batch record
+says of them is a snapshot, which :func:`save_snapshot` rebuilds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
+from nimbus_tasks.core.clock import to_iso
+from nimbus_tasks.core.errors import NotFoundError, StoreError, UsageError
+from nimbus_tasks.core.keys import (
+    batch_key,
+    batch_prefix,
+    check_id,
+    is_id,
+    last_part,
+    status_prefix,
+    superseded_prefix,
+)
+from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally, batch_status, is_finished
+from nimbus_tasks.core.pace import Pace, pace
+from nimbus_tasks.core.records import read_status
+from nimbus_tasks.core.wire import UnreadableRecordError
+from nimbus_tasks.kv.store import KeyInfo, KeyValues
+
+#: How many failures a look at a batch keeps; the report has them all.
+FAILURES_KEPT = 50
+
+
+class PageInfo(NamedTuple):
+    """A page and the small form of its status record."""
+
+    page_id: str
+    status: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What a person knows the page by: its path, or else its id."""
+        return self.status.get("path") or self.page_id
+
+
+@dataclass(frozen=True)
+class BatchView:
+    """One look at a batch: what it is in, how far, how fast, and what wants attention.
+
+    ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
+    has not been heard of for a whole lease.
+    """
+
+    head: BatchHead
+    tally: Tally
+    status: str
+    pace: Pace
+    in_flight: list[PageInfo] = field(default_factory=list)
+    stalled: list[PageInfo] = field(default_factory=list)
+    failures: list[PageInfo] = field(default_factory=list)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the batch has ended, in whatever state."""
+        return is_finished(self.status)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``nimbus.batch.status --json``."""
+        return {
+            "batch_id": self.head.batch_id,
+            "project_id": self.head.project_id,
+            "status": self.status,
+            "created": self.head.created,
+            "page_count": self.tally.total,
+            "counts": self.tally.counts,
+            "summary": self.tally.summary(),
+            "finished": self.is_finished,
+            "pages_per_second": self.pace.per_second and round(self.pace.per_second, 3),
+            "seconds_left": [
+                seconds and round(seconds, 1)
+                for seconds in (self.pace.seconds_left_low, self.pace.seconds_left_high)
+            ],
+            "stalled": len(self.stalled),
+        }
+
+
+def heads(store: KeyValues, project_id: str) -> list[BatchHead]:
+    """All batches of the project, newest first."""
+    found = []
+    for info in store.scan(batch_prefix(project_id)):
+        batch_id = last_part(info.key)
+        if is_id(batch_id):
+            found.append(_head(store, project_id, batch_id, info))
+    return sorted(found, key=lambda head: (head.created, head.batch_id), reverse=True)
+
+
+def find(store: KeyValues, project_id: str, name: str | None) -> BatchHead:
+    """The batch that a person means: a whole id, an unambiguous end of one, ``latest`` or nothing.
+
+    Raises :class:`NotFoundError`, or :class:`UsageError` for what is no id or means several.
+    """
+    if name is not None:
+        check_id(name, "batch")
+        info = store.head(batch_key(project_id, name))
+        if info is not None:
+            return _head(store, project_id, name, info)
+    known = heads(store, project_id)
+    if name is None or name == "latest":
+        if not known:
+            raise NotFoundError("this project has no batch yet", advice="Run: invoke nimbus.upload")
+        return known[0]
+    meant = [head for head in known if head.batch_id.endswith(name)]
+    if not meant:
+        raise NotFoundError(f"no such batch: {name}", advice="See: invoke nimbus.batch.list")
+    if len(meant) > 1:
+        some = ", ".join(head.batch_id for head in meant[:3])
+        raise UsageError(f"{name} can mean {len(meant)} batches: {some}", advice="Give more of it.")
+    return meant[0]
+
+
+def load(store: KeyValues, project_id: str, batch_id: str) -> Batch:
+    """A batch with its pages. Raises :class:`NotFoundError`, or :class:`StoreError` if damaged."""
+    entry = store.get(batch_key(project_id, batch_id))
+    if entry is None:
+        raise NotFoundError(f"no such batch: {batch_id}", advice="See: invoke nimbus.batch.list")
+    try:
+        return read_batch(project_id, batch_id, entry)
+    except UnreadableRecordError as error:
+        raise StoreError(f"the record of {batch_id} cannot be read: {error}") from error
+
+
+def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
+    """Every page of the batch that has a status, with the small form of it.
+
+    That is the pages whose status record names this batch, and those that a later batch took over,
+    as they were then.
+    """
+    seen = 0
+    for info in store.scan(status_prefix(head.project_id)):
+        status = _status_metadata(store, info)
+        if status["batch_id"] == head.batch_id:
+            seen += 1
+            yield PageInfo(last_part(info.key), status)
+    if seen < head.page_count:
+        for info in store.scan(superseded_prefix(head.project_id, head.batch_id)):
+            yield PageInfo(last_part(info.key), _status_metadata(store, info))
+
+
+def fold(store: KeyValues, head: BatchHead) -> Tally:
+    """What the pages of the batch add up to now."""
+    tally = Tally(head.page_count)
+    for page in pages_of(store, head):
+        tally.add(page.status)
+    return tally
+
+
+def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> dict[str, Tally]:
+    """What the pages of those batches add up to that are still open, by one listing for all.
+
+    Nothing changes an ended batch unasked, and whoever changes it marks its record first: what the
+    record of such a one says is right.
+    """
+    tallies = {head.batch_id: Tally(head.page_count) for head in among if not head.is_final}
+    if not tallies:
+        return {}
+    for info in store.scan(status_prefix(project_id)):
+        status = _status_metadata(store, info)
+        tally = tallies.get(status["batch_id"])
+        if tally is not None:
+            tally.add(status)
+    for batch_id, tally in tallies.items():
+        if tally.seen < tally.page_count:
+            for info in store.scan(superseded_prefix(project_id, batch_id)):
+                tally.add(_status_metadata(store, info))
+    return tallies
+
+
+def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
+    """One look at the batch, folded from its pages."""
+    tally = Tally(head.page_count)
+    in_flight: list[PageInfo] = []
+    latest_failures: list[tuple[str, str, PageInfo]] = []
+    for page in pages_of(store, head):
+        tally.add(page.status)
+        state = page.status["status"]
+        if state == "processing":
+            in_flight.append(page)
+        elif state == "failed":
+            item = (page.status.get("completed") or "", page.page_id, page)
+            if len(latest_failures) < FAILURES_KEPT:
+                heapq.heappush(latest_failures, item)
+            else:
+                heapq.heappushpop(latest_failures, item)
+    moment = to_iso(now)
+    in_flight.sort(key=lambda page: (page.status.get("started") or "", page.page_id))
+    return BatchView(
+        head=head,
+        tally=tally,
+        status=batch_status(head.intent, tally.counts).value,
+        pace=pace(tally, now),
+        in_flight=in_flight,
+        stalled=[page for page in in_flight if _is_stalled(page, moment)],
+        failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
+    )
+
+
+def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
+    """The batch with the pages that have a status in it, and without those that were only listed:
+    an upload that was cut off had announced them and never sent them."""
+    pages = {
+        page.page_id: batch.pages.get(page.page_id, {"uploaded": page.status.get("uploaded")})
+        for page in pages_of(tx, batch.head)
+    }
+    return replace(batch, head=replace(batch.head, page_count=len(pages)), pages=pages)
+
+
+def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
+    """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
+    batch = load(tx, project_id, batch_id)
+    tally = Tally(len(batch.pages))
+    states = {}
+    for page in pages_of(tx, batch.head):
+        tally.add(page.status)
+        states[page.page_id] = page.status["status"]
+    status = batch_status(batch.head.intent, tally.counts).value
+    tx.put_many([batch.with_snapshot(tally, status, states).entry()])
+    return status
+
+
+def _head(store: KeyValues, project_id: str, batch_id: str, info: KeyInfo) -> BatchHead:
+    head = head_from_metadata(project_id, batch_id, info)
+    return head or load(store, project_id, batch_id).head
+
+
+def _status_metadata(store: KeyValues, info: KeyInfo) -> Mapping[str, Any]:
+    """The small form of a status record, from the value where its writer left no metadata."""
+    metadata = info.metadata
+    if metadata is not None and metadata.get("status") in PAGE_STATES and "batch_id" in metadata:
+        return metadata
+    entry = store.get(info.key)
+    try:
+        return read_status(entry).to_metadata() if entry else {"status": "failed", "batch_id": ""}
+    except UnreadableRecordError as error:
+        return {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
+
+
+def _is_stalled(page: PageInfo, now: str) -> bool:
+    lease = page.status.get("lease")
+    return lease is not None and lease < now

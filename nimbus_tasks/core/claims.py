@@ -1,0 +1,312 @@
+"""Claiming pages, holding them, and ending their attempts: all that a worker does to records.
+
+A claim is the state ``processing`` with a token and a lease. Whoever holds it renews the lease; an
+outcome counts only if its token is still the page's. So a page is worked on at least once and gets
+one outcome an attempt. Every function here runs within a store's transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from nimbus_tasks.core.batch_records import head_from_metadata
+from nimbus_tasks.core.clock import iso_after, to_iso
+from nimbus_tasks.core.keys import (
+    batch_key,
+    last_part,
+    page_key,
+    queue_prefix,
+    status_prefix,
+)
+from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
+from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.kv.store import Entry, KeyValues
+
+#: A page whose holders vanished this often is what makes them vanish: it fails.
+MAX_LAPSES = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A page that is ours until the lease ends. ``page`` is its record, if there is one."""
+
+    page_id: str
+    status: PageStatus
+    page: Entry | None
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.status.attempts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    ``page_value`` is the page record with the optimization in it, where there is one. An outcome
+    with ``error`` is a failure, and is tried again at once if ``try_again`` is set.
+    """
+
+    claim: Claim
+    started: str
+    completed: str
+    duration_ms: int
+    changes: int = 0
+    confidence: float | None = None
+    page_value: str | None = None
+    error: str | None = None
+    code: str | None = None
+    try_again: bool = False
+    entries: Sequence[LogEntry] = ()
+
+
+def claim_pages(
+    tx: KeyValues,
+    project_id: str,
+    limit: int,
+    lease_seconds: float,
+    now: datetime,
+    batch_id: str | None = None,
+) -> list[Claim]:
+    """Claim up to ``limit`` queued pages: highest priority first, then oldest.
+
+    Queue items that no queued page stands behind are removed on the way; queued pages of a
+    cancelled batch become cancelled.
+    """
+    claims: list[Claim] = []
+    while len(claims) < limit:
+        items = _first_items(tx, project_id, limit - len(claims), batch_id)
+        if not items:
+            break
+        statuses = read_statuses(tx, project_id, {last_part(key) for key in items})
+        cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
+        changed: dict[str, PageStatus] = {}
+        for key in items:
+            page_id = last_part(key)
+            status = changed.get(page_id) or statuses.get(page_id)
+            if status is None or status.queue_key(project_id, page_id) != key:
+                continue
+            if status.batch_id in cancelled:
+                changed[page_id] = status.as_cancelled(to_iso(now))
+            else:
+                changed[page_id] = _claimed(status, lease_seconds, now)
+        tx.delete_many(items)
+        tx.put_many(status_entries(project_id, changed))
+        taken = [page_id for page_id, status in changed.items() if status.state == "processing"]
+        pages = tx.get_many([page_key(project_id, page_id) for page_id in taken])
+        claims += [
+            Claim(page_id, changed[page_id], pages.get(page_key(project_id, page_id)))
+            for page_id in taken
+        ]
+    return claims
+
+
+def finish_pages(
+    tx: KeyValues, project_id: str, outcomes: Sequence[Outcome], now: datetime
+) -> list[Outcome]:
+    """Write the outcomes whose claims are still current; returns the others, which do not count."""
+    current = read_statuses(tx, project_id, [outcome.claim.page_id for outcome in outcomes])
+    refused: list[Outcome] = []
+    written: dict[str, PageStatus] = {}
+    logs: dict[str, Sequence[LogEntry]] = {}
+    entries: list[Entry] = []
+    again = [outcome.claim.status.batch_id for outcome in outcomes if outcome.try_again]
+    cancelled = cancelled_batches(tx, project_id, set(again))
+    for outcome in outcomes:
+        page_id, status = outcome.claim.page_id, current.get(outcome.claim.page_id)
+        if status is None or not _holds(outcome.claim, status):
+            refused.append(outcome)
+            continue
+        logs[page_id] = outcome.entries
+        if outcome.try_again and status.batch_id not in cancelled:
+            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, to_iso(now))
+            written[page_id] = queued
+            entries.append(queue_entry(project_id, page_id, queued))
+            continue
+        written[page_id] = _ended(status, outcome)
+        if outcome.page_value is not None and outcome.claim.page is not None:
+            entries.append(outcome.claim.page._replace(value=outcome.page_value))
+    tx.put_many(entries)
+    tx.put_many(append_logs(tx, project_id, logs))
+    tx.put_many(status_entries(project_id, written))
+    return refused
+
+
+def renew_claims(
+    tx: KeyValues,
+    project_id: str,
+    held: Mapping[str, tuple[Claim, str | None, float | None]],
+    lease_seconds: float,
+    now: datetime,
+) -> list[str]:
+    """Renew leases and show step and progress, by page id; returns the pages we hold no longer."""
+    current = read_statuses(tx, project_id, held)
+    lost: list[str] = []
+    renewed: dict[str, PageStatus] = {}
+    for page_id, (claim, step, progress) in held.items():
+        status = current.get(page_id)
+        if status is None or not _holds(claim, status):
+            lost.append(page_id)
+            continue
+        renewed[page_id] = replace(
+            status,
+            updated=to_iso(now),
+            lease=iso_after(lease_seconds, start=now),
+            step=step,
+            progress=progress,
+        )
+    tx.put_many(status_entries(project_id, renewed))
+    return lost
+
+
+def release_claims(
+    tx: KeyValues, project_id: str, claims: Iterable[Claim], now: datetime
+) -> list[str]:
+    """Give pages back to the queue, at their old place, as if they had never been claimed."""
+    held = {claim.page_id: claim for claim in claims}
+    current = read_statuses(tx, project_id, held)
+    ours = {
+        page_id: replace(status, attempts=status.attempts - 1)
+        for page_id, status in current.items()
+        if _holds(held[page_id], status)
+    }
+    _put_back(tx, project_id, ours, now)
+    return list(ours)
+
+
+def find_lapsed(
+    store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
+) -> list[str]:
+    """The ids of pages whose holder was not heard of for a whole lease; a listing, no lock."""
+    moment = to_iso(now)
+    return [
+        last_part(info.key)
+        for info in store.scan(status_prefix(project_id))
+        if info.metadata
+        and info.metadata.get("status") == "processing"
+        and (info.metadata.get("lease") or moment) < moment
+        and batch_id in (None, info.metadata.get("batch_id"))
+    ]
+
+
+def take_up_lapsed(
+    tx: KeyValues, project_id: str, page_ids: Iterable[str], now: datetime
+) -> tuple[list[str], list[str]]:
+    """Queue pages again whose claim has lapsed, if it still has.
+
+    Returns the page ids that are queued again, and those that fail for having lapsed too often.
+    """
+    moment = to_iso(now)
+    lapsed = {
+        page_id: replace(status, lapses=status.lapses + 1)
+        for page_id, status in read_statuses(tx, project_id, page_ids).items()
+        if status.lapsed(moment)
+    }
+    hopeless = {i: _lost(s, moment) for i, s in lapsed.items() if s.lapses >= MAX_LAPSES}
+    _put_back(tx, project_id, {i: s for i, s in lapsed.items() if i not in hopeless}, now)
+    tx.put_many(status_entries(project_id, hopeless))
+    notes = {page_id: [_lapse_note(status, moment)] for page_id, status in lapsed.items()}
+    tx.put_many(append_logs(tx, project_id, notes))
+    return [page_id for page_id in lapsed if page_id not in hopeless], list(hopeless)
+
+
+def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]) -> set[str]:
+    """Those of the batches for which a cancel has been asked."""
+    cancelled = set()
+    for batch_id in batch_ids:
+        info = tx.head(batch_key(project_id, batch_id))
+        head = info and head_from_metadata(project_id, batch_id, info)
+        if head and head.intent == Intent.CANCEL:
+            cancelled.add(batch_id)
+    return cancelled
+
+
+def _first_items(tx: KeyValues, project_id: str, limit: int, batch_id: str | None) -> list[str]:
+    keys = []
+    for info in tx.scan(queue_prefix(project_id), limit=limit if batch_id is None else None):
+        if batch_id is None or (info.metadata or {}).get("batch_id") == batch_id:
+            keys.append(info.key)
+            if len(keys) == limit:
+                break
+    return keys
+
+
+def _holds(claim: Claim, status: PageStatus) -> bool:
+    return status.state == "processing" and status.claim == claim.status.claim
+
+
+def _claimed(status: PageStatus, lease_seconds: float, now: datetime) -> PageStatus:
+    return replace(
+        status,
+        state="processing",
+        updated=to_iso(now),
+        attempts=status.attempts + 1,
+        claim=secrets.token_hex(8),
+        lease=iso_after(lease_seconds, start=now),
+        started=to_iso(now),
+        step=None,
+        progress=0,
+    )
+
+
+def _ended(status: PageStatus, outcome: Outcome) -> PageStatus:
+    return replace(
+        status,
+        state="failed" if outcome.error is not None else "done",
+        updated=outcome.completed,
+        claim=None,
+        lease=None,
+        lapses=0,
+        started=outcome.started,
+        completed=outcome.completed,
+        duration_ms=outcome.duration_ms,
+        changes=outcome.changes,
+        confidence=outcome.confidence,
+        error=outcome.error,
+        code=outcome.code,
+    )
+
+
+def _put_back(
+    tx: KeyValues, project_id: str, statuses: Mapping[str, PageStatus], now: datetime
+) -> None:
+    """Queue pages where they stood before; those of a cancelled batch are cancelled instead."""
+    cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
+    back: dict[str, PageStatus] = {}
+    items = []
+    for page_id, status in statuses.items():
+        if status.batch_id in cancelled:
+            back[page_id] = status.as_cancelled(to_iso(now))
+            continue
+        queued_at = status.queued_at or to_iso(now)
+        queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, queued_at)
+        back[page_id] = replace(queued, updated=to_iso(now))
+        items.append(queue_entry(project_id, page_id, back[page_id]))
+    tx.put_many(status_entries(project_id, back))
+    tx.put_many(items)
+
+
+def _lost(status: PageStatus, moment: str) -> PageStatus:
+    message = f"{MAX_LAPSES} workers vanished while they had this page"
+    return replace(
+        status,
+        state="failed",
+        updated=moment,
+        claim=None,
+        lease=None,
+        completed=moment,
+        error=message,
+        code="worker_lost",
+    )
+
+
+def _lapse_note(status: PageStatus, moment: str) -> LogEntry:
+    message = f"The worker of attempt {status.attempts} has not been heard of"
+    data = {"attempt": status.attempts, "batch_id": status.batch_id, "lapses": status.lapses}
+    return log_entry(moment, "lease", message, level="warning", data=data)

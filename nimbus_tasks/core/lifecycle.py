@@ -1,0 +1,213 @@
+"""Batch status, counts, summary and metrics as pure functions of intent and page states.
+
+Nothing here reads a store or a clock. A :class:`Tally` is filled with the pages' small status
+metadata, one page at a time, and keeps figures only, so that 100,000 pages take no more memory
+than their durations.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import ceil
+from typing import Any
+
+
+class PageState(str, Enum):
+    """What a page can be in. Every page of a batch is in exactly one."""
+
+    UPLOADED = "uploaded"  # its batch lists it; it is not queued yet
+    QUEUED = "queued"  # waits to be claimed
+    PROCESSING = "processing"  # somebody holds a claim on it
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class BatchStatus(str, Enum):
+    """What a batch can be in: always derived, never counted."""
+
+    UPLOADING = "uploading"
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    RETRYING = "retrying"  # at work again after a retry
+    CANCELLING = "cancelling"  # cancelled, with pages still in flight
+    COMPLETED = "completed"  # every page is done
+    PARTIALLY_COMPLETED = "partially_completed"  # some failed
+    FAILED = "failed"  # none is done
+    CANCELLED = "cancelled"
+
+
+class Intent(str, Enum):
+    """What was last asked for a batch. It is stored; the status follows from it and the pages."""
+
+    UPLOAD = "upload"
+    RUN = "run"
+    RETRY = "retry"
+    CANCEL = "cancel"
+
+
+PAGE_STATES = tuple(state.value for state in PageState)
+TERMINAL_PAGE_STATES = frozenset({"done", "failed", "cancelled"})
+TERMINAL_BATCH_STATUSES = frozenset({"completed", "partially_completed", "failed", "cancelled"})
+
+
+def is_finished(status: str) -> bool:
+    """Whether a batch of this status has ended, well or not."""
+    return status in TERMINAL_BATCH_STATUSES
+
+
+def batch_status(intent: str, counts: Mapping[str, int]) -> BatchStatus:
+    """The status that follows from what was asked and what the pages are in.
+
+    Source of the rule: the design's lifecycle; ``tests/core/test_lifecycle.py`` is its table.
+    """
+    total = sum(counts.values())
+    open_pages = total - sum(counts[state] for state in TERMINAL_PAGE_STATES)
+    if intent == Intent.UPLOAD:
+        return BatchStatus.UPLOADING
+    if intent == Intent.CANCEL:
+        return BatchStatus.CANCELLING if open_pages else BatchStatus.CANCELLED
+    if open_pages:
+        if intent == Intent.RETRY:
+            return BatchStatus.RETRYING
+        begun = counts["processing"] or open_pages < total
+        return BatchStatus.PROCESSING if begun else BatchStatus.QUEUED
+    if counts["cancelled"]:
+        return BatchStatus.CANCELLED
+    if counts["failed"] == 0:
+        return BatchStatus.COMPLETED
+    return BatchStatus.PARTIALLY_COMPLETED if counts["done"] else BatchStatus.FAILED
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value at or below which ``share`` (0 to 1) of an ordered, non-empty list lies."""
+    return ordered[max(1, ceil(len(ordered) * share)) - 1]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long pages took, in milliseconds; ``None`` where none is done."""
+
+    average_ms: int | None
+    p50_ms: int | None
+    p95_ms: int | None
+
+
+@dataclass
+class Tally:
+    """What the pages of one batch add up to.
+
+    ``page_count`` is what the batch record lists; pages without a status record count as
+    ``uploaded``, so that the counts add up to it at every moment.
+    """
+
+    page_count: int
+    seen: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    durations_ms: array[float] = field(default_factory=lambda: array("d"))
+    completions: list[str] = field(default_factory=list)
+    total_changes: int = 0
+    confidence_sum: float = 0.0
+    confidence_count: int = 0
+    attempts: int = 0
+    first_started: str | None = None
+    last_change: str | None = None
+
+    def add(self, page: Mapping[str, Any]) -> None:
+        """Count one page by its status metadata (see :mod:`nimbus_tasks.core.records`)."""
+        state = page["status"]
+        self.seen += 1
+        self.states[state] += 1
+        self.attempts += page.get("attempts", 0)
+        updated = page.get("updated")
+        if updated and (self.last_change is None or updated > self.last_change):
+            self.last_change = updated
+        started = page.get("started")
+        if started and (self.first_started is None or started < self.first_started):
+            self.first_started = started
+        if state == "done":
+            self._add_result(page)
+        elif state == "failed":
+            self.errors[page.get("code") or "unknown"] += 1
+        completed = page.get("completed")
+        if completed and state != "cancelled":
+            self.completions.append(completed)
+
+    def _add_result(self, page: Mapping[str, Any]) -> None:
+        duration = page.get("duration_ms")
+        if duration is not None:
+            self.durations_ms.append(duration)
+        self.total_changes += page.get("changes") or 0
+        confidence = page.get("confidence")
+        if confidence is not None:
+            self.confidence_sum += confidence
+            self.confidence_count += 1
+
+    @property
+    def total(self) -> int:
+        """The pages that there are: as listed, or more if more records claim to belong here."""
+        return max(self.page_count, self.seen)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pages by state, all six of them; they add up to :attr:`total`."""
+        counts = {state: self.states[state] for state in PAGE_STATES}
+        counts["uploaded"] += self.total - self.seen
+        return counts
+
+    @property
+    def pending(self) -> int:
+        """Pages that have not ended."""
+        counts = self.counts
+        return counts["uploaded"] + counts["queued"] + counts["processing"]
+
+    @property
+    def ended(self) -> int:
+        """Pages that have ended, in whatever state."""
+        return self.total - self.pending
+
+    @property
+    def average_confidence(self) -> float | None:
+        """Mean confidence, 0 to 1, of the done pages that state one."""
+        if not self.confidence_count:
+            return None
+        return round(self.confidence_sum / self.confidence_count, 4)
+
+    @property
+    def success_rate(self) -> float:
+        """Done pages in percent of all pages of the batch."""
+        return round(100 * self.states["done"] / self.total, 2) if self.total else 0.0
+
+    def timing(self) -> Timing:
+        """Average, median and 95th percentile of the done pages' durations."""
+        ordered = sorted(self.durations_ms)
+        if not ordered:
+            return Timing(None, None, None)
+        return Timing(
+            round(sum(ordered) / len(ordered)),
+            round(percentile(ordered, 0.5)),
+            round(percentile(ordered, 0.95)),
+        )
+
+    def average_time_ms(self) -> int | None:
+        """Mean duration of the done pages in milliseconds."""
+        if not self.durations_ms:
+            return None
+        return round(sum(self.durations_ms) / len(self.durations_ms))
+
+    def summary(self) -> dict[str, int | None]:
+        """The seed's summary: completed, failed, pending and average time.
+
+        Cancelled pages are in none of the first three, as they neither ended well nor will run.
+        """
+        return {
+            "completed": self.states["done"],
+            "failed": self.states["failed"],
+            "pending": self.pending,
+            "average_time_ms": self.average_time_ms(),
+        }

@@ -1,0 +1,69 @@
+"""``logs:{project}:{page}``: what happened to a page, attempt after attempt; nothing is erased."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nimbus_tasks.core.keys import last_part, logs_key
+from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
+from nimbus_tasks.kv.store import Entry, KeyValues
+
+LogEntry = Mapping[str, Any]
+
+
+def log_entry(
+    timestamp: str,
+    step: str,
+    message: str,
+    *,
+    level: str = "info",
+    data: Mapping[str, Any] | None = None,
+    duration_ms: int | None = None,
+) -> dict[str, Any]:
+    """One entry; ``level`` is ``info``, ``warning`` or ``error``."""
+    entry: dict[str, Any] = {
+        "timestamp": timestamp,
+        "level": level,
+        "step": step,
+        "message": message,
+    }
+    if data:
+        entry["data"] = dict(data)
+    if duration_ms is not None:
+        entry["duration_ms"] = duration_ms
+    return entry
+
+
+def append_logs(
+    tx: KeyValues, project_id: str, new: Mapping[str, Sequence[LogEntry]]
+) -> list[Entry]:
+    """The log records of some pages, by page id, with ``new`` entries at their ends."""
+    stored = tx.get_many([logs_key(project_id, page_id) for page_id in new])
+    appended = []
+    for page_id, added in new.items():
+        key = logs_key(project_id, page_id)
+        record = _record(stored.get(key), page_id)
+        entries = [*record["entries"], *added]
+        value = dump_json({**record, "entries": entries})
+        appended.append(Entry(key, value, {"entries": len(entries)}))
+    return appended
+
+
+def read_logs(entry: Entry | None) -> list[LogEntry]:
+    """The entries of a log record; none where there is no record."""
+    return [] if entry is None else list(_record(entry, last_part(entry.key))["entries"])
+
+
+def _record(entry: Entry | None, page_id: str) -> dict[str, Any]:
+    empty: dict[str, Any] = {"page_id": page_id, "entries": []}
+    if entry is None:
+        return empty
+    try:
+        record = load_object(entry)
+    except UnreadableRecordError:
+        # What cannot be read cannot be carried on; the new entries matter more than the old bytes.
+        return empty
+    if not isinstance(record.get("entries"), list):
+        record["entries"] = []
+    return record

@@ -1,0 +1,61 @@
+"""How fast a batch goes and when it will be done, as a range that says how sure that is.
+
+Pure: figures of a :class:`~nimbus_tasks.core.lifecycle.Tally` and a moment in, figures out. It
+needs no memory of earlier looks, so that ``status`` run once knows as much as a monitor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import sqrt
+
+from nimbus_tasks.core.clock import iso_after, seconds_between, to_iso
+from nimbus_tasks.core.lifecycle import Tally
+
+#: What happened longer ago says little about the next minutes.
+WINDOW_SECONDS = 60.0
+#: Below this many completions in the window, look back further instead.
+ENOUGH = 8
+LONG_WINDOW_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Pages a second, and the seconds left at that rate: likely at least, likely at most.
+
+    ``None`` where too little happened lately to say.
+    """
+
+    per_second: float | None
+    seconds_left_low: float | None
+    seconds_left_high: float | None
+
+
+UNKNOWN = Pace(None, None, None)
+
+
+def pace(tally: Tally, now: datetime) -> Pace:
+    """The pace of the last minute; of the last quarter of an hour where that says too little."""
+    for window in (WINDOW_SECONDS, LONG_WINDOW_SECONDS):
+        measured = _pace_in(tally, now, window)
+        if measured is not None:
+            return measured
+    return UNKNOWN
+
+
+def _pace_in(tally: Tally, now: datetime, window: float) -> Pace | None:
+    since = iso_after(-window, start=now)
+    recent = [completed for completed in tally.completions if completed >= since]
+    enough = ENOUGH if window < LONG_WINDOW_SECONDS else 1
+    if len(recent) < enough:
+        return None
+    # The work may have begun within the window: then the time since the beginning counts. A first
+    # page is no beginning of its own, so its start, not its end, opens the interval.
+    begun = tally.first_started if len(recent) == len(tally.completions) else None
+    elapsed = seconds_between(begun or min(recent), to_iso(now)) or 0.0
+    elapsed = min(window, max(elapsed, 0.001))
+    rate = len(recent) / elapsed
+    # Arrivals scatter by the square root of their number; one page alone says "half to double".
+    spread = min(0.5, 1 / sqrt(len(recent)))
+    return Pace(rate, tally.pending / (rate * (1 + spread)), tally.pending / (rate * (1 - spread)))

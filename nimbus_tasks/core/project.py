@@ -1,0 +1,162 @@
+"""The project: its directory, its configuration file, and the store that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nimbus_tasks.core.clock import now_iso
+from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.keys import is_id, new_project_id
+
+if TYPE_CHECKING:
+    from nimbus_tasks.kv.store import Store
+
+STORES = ("sqlite",)
+QUEUES = ("keys",)
+_INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project directory and its configuration. ``extra`` are fields of others, left alone."""
+
+    root: Path
+    project_id: str
+    name: str
+    created: str
+    store: str = "sqlite"
+    queue: str = "keys"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """``.nimbus`` in the project directory."""
+        return self.root / ".nimbus"
+
+    @property
+    def store_path(self) -> Path:
+        """The file of the embedded store."""
+        return self.folder / "kv.sqlite3"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports."""
+        return self.folder / "reports"
+
+    def to_config(self) -> dict[str, Any]:
+        """What the configuration file holds."""
+        return {
+            "project_id": self.project_id,
+            "name": self.name,
+            "created": self.created,
+            "store": self.store,
+            "queue": self.queue,
+            **self.extra,
+        }
+
+    @contextmanager
+    def open_store(self, *, create: bool = False) -> Iterator[Store]:
+        """The project's store, opened; made if ``create`` is set and it is the embedded one."""
+        from nimbus_tasks.kv.sqlite import SqliteStore
+
+        if create:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with SqliteStore(self.store_path, create=create) as store:
+            yield store
+
+
+def config_path(root: Path) -> Path:
+    """Where the configuration of the project in ``root`` lies."""
+    return root / ".nimbus" / "project-config.json"
+
+
+def new_project(root: Path, *, name: str | None = None, project_id: str | None = None) -> Project:
+    """A project of the embedded store, not yet written."""
+    return Project(root, project_id or new_project_id(), name or root.name or "project", now_iso())
+
+
+def load_project(root: Path) -> Project:
+    """The project of a directory. Raises :class:`UsageError` where there is none, or a bad one."""
+    path = config_path(root)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no project in {root} (no .nimbus/project-config.json)",
+            advice="Make one with: invoke nimbus.init, or upload your first pages.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no JSON: {error}", advice=_INIT_ADVICE) from error
+    return _parse_config(root, path, config)
+
+
+def save_project(project: Project) -> None:
+    """Write the configuration file, whole or not at all."""
+    text = json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(config_path(project.root), [text])
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Any]:
+    """A text file to write to beside ``path``; synced and put in its place when all is written.
+
+    On an exception nothing is left behind and an older file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; reports are as readable as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(beside).chmod(0o666 & ~umask)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, parts: Iterator[str] | list[str]) -> None:
+    """Write text to ``path``, whole or not at all. Raises :class:`StoreError`."""
+    try:
+        with atomic_file(path) as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _parse_config(root: Path, path: Path, config: object) -> Project:
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} holds no JSON object", advice=_INIT_ADVICE)
+    project_id = config.get("project_id")
+    if not is_id(project_id):
+        raise UsageError(f"{path}: 'project_id' is missing or is no id", advice=_INIT_ADVICE)
+    for name, known, default in (("store", STORES, "sqlite"), ("queue", QUEUES, "keys")):
+        if config.get(name, default) not in known:
+            raise UsageError(
+                f"{path}: {name!r} is {config[name]!r}, which this version does not know",
+                advice=f"It knows: {', '.join(known)}",
+            )
+    own = ("project_id", "name", "created", "store", "queue")
+    title = config.get("name")
+    return Project(
+        root=root,
+        project_id=str(project_id),
+        name=title if isinstance(title, str) else root.name,
+        created=str(config.get("created", "")),
+        store=config.get("store", "sqlite"),
+        queue=config.get("queue", "keys"),
+        extra={key: value for key, value in config.items() if key not in own},
+    )

@@ -1,0 +1,253 @@
+"""The page records: status and queue item, as the wire contract has them.
+
+Each is a JSON object under a key of :mod:`nimbus_tasks.core.keys`. Here a status is a frozen
+dataclass; ``from_value`` reads what anybody wrote (unknown fields are carried in ``extra``, a field
+of the wrong type counts as absent), ``entry`` gives what is to be stored, with metadata of at most
+1024 bytes. Batch records are in :mod:`nimbus_tasks.core.batch_records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nimbus_tasks.core.keys import queue_key
+from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.core.wire import (
+    clip_bytes,
+    count_field,
+    dump_json,
+    load_object,
+    mapping_field,
+    number_field,
+    present,
+    text_field,
+)
+from nimbus_tasks.kv.store import Entry
+
+NEW_PAGE_PRIORITY = 5
+RETRY_PRIORITY = 8
+
+#: Serialised bytes that a path and an error may take of the metadata's 1024.
+_PATH_BYTES, _ERROR_BYTES, _STEP_BYTES = 220, 260, 120
+
+
+@dataclass(frozen=True)
+class PageStatus:
+    """``status:{project}:{page}``: what a page is in. Its writer is whoever holds the page.
+
+    Times are ISO 8601, ``duration_ms`` milliseconds, ``progress`` percent, ``confidence`` 0 to 1.
+    ``claim`` names the current claim: an outcome counts only if it brings the same. ``lapses``
+    counts claims whose holder was never heard of again.
+    """
+
+    state: str
+    batch_id: str
+    updated: str
+    attempts: int = 0
+    path: str | None = None
+    uploaded: str | None = None
+    priority: int | None = None
+    queued_at: str | None = None
+    claim: str | None = None
+    lease: str | None = None
+    lapses: int = 0
+    started: str | None = None
+    step: str | None = None
+    progress: float | None = None
+    completed: str | None = None
+    duration_ms: int | None = None
+    changes: int | None = None
+    confidence: float | None = None
+    error: str | None = None
+    code: str | None = None
+    superseded_by: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> PageStatus:
+        """Read a status record, ours or the seed's."""
+        queued = mapping_field(value.get("queued"))
+        processing = mapping_field(value.get("processing"))
+        error = mapping_field(value.get("error"))
+        outcome = error | mapping_field(value.get("result"))
+        return cls(
+            state=_state(value.get("status")),
+            batch_id=text_field(value.get("batch_id")) or "",
+            updated=text_field(value.get("updated")) or "",
+            attempts=count_field(value.get("attempts")) or 0,
+            path=text_field(value.get("path")),
+            uploaded=text_field(value.get("uploaded")),
+            priority=count_field(queued.get("priority")),
+            queued_at=text_field(queued.get("queued_at")),
+            claim=text_field(processing.get("claim")),
+            lease=text_field(processing.get("lease")),
+            lapses=count_field(value.get("lapses")) or 0,
+            started=text_field((processing or outcome).get("started")),
+            step=text_field(processing.get("current_step")),
+            progress=number_field(processing.get("progress")),
+            completed=text_field(outcome.get("completed")) or text_field(outcome.get("timestamp")),
+            duration_ms=count_field(outcome.get("duration_ms")),
+            changes=count_field(outcome.get("changes")),
+            confidence=number_field(outcome.get("confidence")),
+            error=text_field(error.get("message")),
+            code=text_field(error.get("code")),
+            superseded_by=text_field(value.get("superseded_by")),
+            extra={name: value[name] for name in value if name not in _STATUS_FIELDS},
+        )
+
+    def to_value(self) -> dict[str, Any]:
+        """The record as it is stored."""
+        value: dict[str, Any] = {
+            **self.extra,
+            "status": self.state,
+            "batch_id": self.batch_id,
+            "updated": self.updated,
+            "attempts": self.attempts,
+            **present(path=self.path, uploaded=self.uploaded, superseded_by=self.superseded_by),
+        }
+        if self.lapses:
+            value["lapses"] = self.lapses
+        if self.state == "queued":
+            value["queued"] = present(priority=self.priority, queued_at=self.queued_at)
+        elif self.state == "processing":
+            value["processing"] = {
+                "started": self.started,
+                "current_step": self.step,
+                "progress": self.progress or 0,
+                **present(claim=self.claim, lease=self.lease),
+            }
+        elif self.state == "done":
+            value["result"] = {
+                "completed": self.completed,
+                "success": True,
+                "changes": self.changes or 0,
+                "confidence": self.confidence,
+                "duration_ms": self.duration_ms,
+                **present(started=self.started),
+            }
+        elif self.state == "failed":
+            value["error"] = {
+                "message": self.error,
+                "code": self.code,
+                "timestamp": self.completed,
+                **present(started=self.started, duration_ms=self.duration_ms),
+            }
+        return value
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The record in small: one listing of these answers status, monitor, metrics and report."""
+        small = present(
+            status=self.state,
+            batch_id=self.batch_id,
+            updated=self.updated,
+            attempts=self.attempts,
+            path=None if self.path is None else clip_bytes(self.path, _PATH_BYTES),
+            uploaded=self.uploaded,
+            superseded_by=self.superseded_by,
+        )
+        if self.state == "queued":
+            small |= present(priority=self.priority, queued_at=self.queued_at)
+        elif self.state == "processing":
+            step = None if self.step is None else clip_bytes(self.step, _STEP_BYTES)
+            small |= present(
+                started=self.started, step=step, progress=self.progress, lease=self.lease
+            )
+        elif self.state in ("done", "failed"):
+            small |= present(
+                started=self.started,
+                completed=self.completed,
+                duration_ms=self.duration_ms,
+                changes=self.changes,
+                confidence=self.confidence,
+                error=None if self.error is None else clip_bytes(self.error, _ERROR_BYTES),
+                code=self.code,
+            )
+        return small
+
+    def entry(self, key: str) -> Entry:
+        """What is to be stored under ``key``."""
+        return Entry(key, dump_json(self.to_value()), self.to_metadata())
+
+    def lapsed(self, now: str) -> bool:
+        """Whether it is being processed by somebody who has not been heard of for a whole lease."""
+        return self.state == "processing" and self.lease is not None and self.lease < now
+
+    def queue_key(self, project_id: str, page_id: str) -> str | None:
+        """Where the page's queue item lies; ``None`` where it is not queued, or we cannot know."""
+        if self.state != "queued" or self.queued_at is None:
+            return None
+        return queue_key(project_id, page_id, self.priority or NEW_PAGE_PRIORITY, self.queued_at)
+
+    def as_queued(self, priority: int, queued_at: str) -> PageStatus:
+        """The page waiting for another attempt; what the last one left is in the logs."""
+        return replace(
+            self,
+            state="queued",
+            updated=queued_at,
+            priority=priority,
+            queued_at=queued_at,
+            **_NO_ATTEMPT,
+        )
+
+    def as_cancelled(self, now: str, **changes: Any) -> PageStatus:
+        """The page as one that will not be worked on."""
+        return replace(self, state="cancelled", updated=now, **_NO_ATTEMPT, **changes)
+
+
+_STATUS_FIELDS = frozenset(
+    (
+        "status",
+        "batch_id",
+        "updated",
+        "attempts",
+        "path",
+        "uploaded",
+        "queued",
+        "processing",
+        "result",
+        "error",
+        "lapses",
+        "superseded_by",
+    )
+)
+_NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
+    (
+        "claim",
+        "lease",
+        "started",
+        "step",
+        "progress",
+        "completed",
+        "duration_ms",
+        "changes",
+        "confidence",
+        "error",
+        "code",
+    )
+)
+
+
+def read_status(entry: Entry) -> PageStatus:
+    """The status record of an entry. Raises :class:`UnreadableRecordError`."""
+    return PageStatus.from_value(load_object(entry))
+
+
+def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
+    """The queue item of a page whose status is ``queued``."""
+    priority, queued_at = status.priority or NEW_PAGE_PRIORITY, status.queued_at or status.updated
+    item = {
+        "page_id": page_id,
+        "batch_id": status.batch_id,
+        "priority": priority,
+        "queued_at": queued_at,
+        "attempts": status.attempts,
+    }
+    key = queue_key(project_id, page_id, priority, queued_at)
+    return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
+
+
+def _state(value: object) -> str:
+    # A state that we do not know is taken for one that somebody has to look at.
+    return value if isinstance(value, str) and value in PAGE_STATES else "failed"

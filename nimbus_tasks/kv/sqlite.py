@@ -1,0 +1,260 @@
+"""The embedded store: one SQLite file, several processes at once, no server and no account.
+
+Two tables, one of keys with metadata and one of values: a listing then reads no values, which is
+ten times faster. Every write transaction takes the write lock at its beginning (``BEGIN
+IMMEDIATE``) and is held between processes by :class:`~nimbus_tasks.kv.lock.FileLock`, round
+checkpoints too, since SQLite before 3.51.3 can corrupt a WAL that two processes reset at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+
+from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.kv.lock import FileLock
+from nimbus_tasks.kv.store import (
+    MAX_KEY_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_VALUE_BYTES,
+    Entry,
+    KeyInfo,
+    KeyValues,
+    Metadata,
+    Store,
+)
+
+SCHEMA_VERSION = 1
+#: "nimb": tells our files from other SQLite files.
+APPLICATION_ID = 0x6E696D62
+#: Longer than the longest transaction: a cancel of 100,000 pages takes a few seconds.
+LOCK_TIMEOUT_SECONDS = 60.0
+#: SQLite's own lower limit on bound variables of old versions is 999.
+_KEYS_A_QUERY = 500
+#: Rows whose metadata is parsed in one go: one call of the JSON parser costs more than a row.
+_ROWS_A_PARSE = 500
+
+_SCHEMA = """
+CREATE TABLE keys (key TEXT PRIMARY KEY NOT NULL, metadata TEXT) WITHOUT ROWID;
+CREATE TABLE vals (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
+"""
+
+
+class SqliteStore(Store):
+    """A store in the file ``path``, which is made if ``create`` is set."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self._path = path
+        if not create and not path.exists():
+            raise StoreError(
+                f"there is no store at {path}",
+                advice="Upload some pages first: invoke nimbus.upload",
+            )
+        try:
+            self._lock = FileLock(path.with_name(path.name + ".lock"))
+        except OSError as error:
+            raise _store_error(path, error.strerror or str(error)) from error
+        with self._translated():
+            self._db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+        self._writing = False
+        try:
+            with self._translated():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            self._lock.close()
+            raise
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        remaining = iter(keys)
+        with self._translated():
+            while chunk := list(islice(remaining, _KEYS_A_QUERY)):
+                marks = ",".join("?" * len(chunk))
+                rows = self._db.execute(
+                    "SELECT key, value, metadata FROM keys JOIN vals USING (key)"
+                    f" WHERE key IN ({marks})",
+                    chunk,
+                )
+                for key, value, metadata in rows:
+                    found[key] = Entry(key, value, json.loads(metadata) if metadata else None)
+        return found
+
+    def put_many(self, entries: Iterable[Entry]) -> None:
+        with self.transaction(), self._translated():
+            for key, value, metadata in entries:
+                small = None if metadata is None else _dump(metadata)
+                _check_limits(key, value, small)
+                self._db.execute(
+                    "INSERT INTO keys VALUES (?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET metadata = excluded.metadata",
+                    (key, small),
+                )
+                self._db.execute(
+                    "INSERT INTO vals VALUES (?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    (key, value),
+                )
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        doomed = [(key,) for key in keys]
+        with self.transaction(), self._translated():
+            self._db.executemany("DELETE FROM keys WHERE key = ?", doomed)
+            self._db.executemany("DELETE FROM vals WHERE key = ?", doomed)
+
+    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
+        with self._translated(), closing(self._db.cursor()) as cursor:
+            cursor.execute(
+                "SELECT key, metadata FROM keys WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
+                (prefix, _after_prefix(prefix), -1 if limit is None else limit),
+            )
+            while rows := cursor.fetchmany(_ROWS_A_PARSE):
+                texts = ",".join([metadata or "null" for _, metadata in rows])
+                parsed = json.loads(f"[{texts}]")
+                yield from map(KeyInfo, [key for key, _ in rows], parsed)
+
+    @contextmanager
+    def transaction(self) -> Iterator[KeyValues]:
+        if self._writing:  # a write inside a transaction belongs to it
+            yield self
+            return
+        with self._locked():
+            with self._translated():
+                self._db.execute("BEGIN IMMEDIATE")
+            self._writing = True
+            try:
+                yield self
+                with self._translated():
+                    self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._writing = False
+
+    @contextmanager
+    def snapshot(self) -> Iterator[KeyValues]:
+        if self._db.in_transaction:
+            yield self
+            return
+        with self._translated():
+            self._db.execute("BEGIN")
+        try:
+            yield self
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        # The last connection to close checkpoints the log, so it needs the lock as well.
+        with self._locked():
+            self._db.close()
+        self._lock.close()
+
+    def _prepare(self) -> None:
+        """Set the connection up, make the tables in a new file, refuse a file that is not ours."""
+        self._db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}")
+        version, application = self._stamp()
+        if version == 0:
+            self._create_schema()
+            version, application = self._stamp()
+        if application != APPLICATION_ID:
+            raise StoreError(
+                f"{self._path} is an SQLite file of another program",
+                advice="Move it away; the next upload makes a new store.",
+            )
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self._path} was written by a newer nimbus-tasks (format {version})",
+                advice="Update it: pip install --upgrade nimbus-tasks",
+            )
+        # FULL: what a command has called done survives a power cut. Commits are grouped, so that
+        # the three milliseconds of a sync are paid some twenty times a second at the most.
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA journal_size_limit = 67108864")
+
+    def _stamp(self) -> tuple[int, int]:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        return version, application
+
+    def _create_schema(self) -> None:
+        with self._locked():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("BEGIN IMMEDIATE")
+            # Two processes may both have found the file new: the second one finds it made.
+            if self._stamp() == (0, 0):
+                if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+                    self._db.execute("ROLLBACK")
+                    raise StoreError(
+                        f"{self._path} is an SQLite file of another program",
+                        advice="Move it away; the next upload makes a new store.",
+                    )
+                for statement in _SCHEMA.strip().split(";")[:-1]:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self._lock.acquire(LOCK_TIMEOUT_SECONDS):
+            raise StoreError(
+                f"another process has held the store for {LOCK_TIMEOUT_SECONDS:.0f} seconds",
+                advice="See which nimbus command hangs or is stopped, and end it.",
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one place where SQLite's errors become the project's own."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _store_error(self._path, str(error)) from error
+
+
+def _store_error(path: Path, text: str) -> StoreError:
+    if "disk is full" in text:
+        return StoreError(
+            f"no space left for the store {path}",
+            advice="Nothing of this step was kept. Free some space and run the command again.",
+        )
+    if "not a database" in text or "malformed" in text:
+        return StoreError(
+            f"the store {path} is damaged ({text})",
+            advice="Move it away and upload again, or restore it from a backup.",
+        )
+    if "readonly" in text or "unable to open" in text or "denied" in text:
+        return StoreError(
+            f"cannot open the store {path} for writing ({text})",
+            advice="Check the permissions of the file and of its folder.",
+        )
+    return StoreError(f"the store {path} failed: {text}", advice="Try: invoke nimbus.doctor")
+
+
+def _check_limits(key: str, value: str, metadata: str | None) -> None:
+    if len(key) > MAX_KEY_BYTES:
+        raise StoreError(f"a key may have {MAX_KEY_BYTES} bytes: {key[:60]}…")
+    # A character is 4 bytes at the most: only values near the limit are encoded to be counted.
+    if len(value) * 4 > MAX_VALUE_BYTES and len(value.encode()) > MAX_VALUE_BYTES:
+        raise StoreError(f"the value of {key} is larger than {MAX_VALUE_BYTES} bytes")
+    if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
+        raise StoreError(f"the metadata of {key} is larger than {MAX_METADATA_BYTES} bytes")
+
+
+def _dump(metadata: Metadata) -> str:
+    return json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+
+
+def _after_prefix(prefix: str) -> str:
+    """The first text, in byte order, that does not begin with ``prefix``."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)

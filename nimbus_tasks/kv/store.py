@@ -1,0 +1,96 @@
+"""The interface that every store keeps, and the tests in ``tests/kv/store_suite.py`` check.
+
+A store holds text values under text keys, each with a small metadata object that a listing
+returns without the value. That is what Workers KV offers; the embedded store offers the same and
+adds what KV cannot: :meth:`Store.transaction` is atomic there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+Metadata = Mapping[str, Any]
+
+#: Workers KV's limits, kept on every store, so that a project can move from one to the other.
+MAX_KEY_BYTES = 512
+MAX_METADATA_BYTES = 1024
+MAX_VALUE_BYTES = 25 * 1024 * 1024
+
+
+class Entry(NamedTuple):
+    """A key, its value (JSON text) and its metadata (``None`` where somebody wrote none)."""
+
+    key: str
+    value: str
+    metadata: Metadata | None = None
+
+
+class KeyInfo(NamedTuple):
+    """What a listing tells of a key."""
+
+    key: str
+    metadata: Metadata | None
+
+
+class KeyValues(ABC):
+    """Reading and writing, inside a transaction or outside one."""
+
+    @abstractmethod
+    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        """The entries of those ``keys`` that exist. Raises :class:`StoreError`."""
+
+    @abstractmethod
+    def put_many(self, entries: Iterable[Entry]) -> None:
+        """Write ``entries``, replacing value and metadata of keys that exist."""
+
+    @abstractmethod
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete ``keys``; one that does not exist is no error."""
+
+    @abstractmethod
+    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
+        """The keys that begin with ``prefix``, in the byte order of their UTF-8, with metadata.
+
+        Read to its end, or closed, before the next write through the same store.
+        """
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of one key, or ``None``."""
+        return self.get_many([key]).get(key)
+
+    def put(self, key: str, value: str, metadata: Metadata | None = None) -> None:
+        """Write one entry."""
+        self.put_many([Entry(key, value, metadata)])
+
+    def head(self, key: str) -> KeyInfo | None:
+        """Key and metadata without the value, which may be megabytes; ``None`` if there is none."""
+        return next((info for info in self.scan(key, limit=1) if info.key == key), None)
+
+
+class Store(KeyValues):
+    """A store that is open. Use it as a context manager, from one thread."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[KeyValues]:
+        """Read and write some keys as one step.
+
+        Embedded: nobody else writes meanwhile; all of it happens or, on an exception or a kill,
+        nothing. Cloudflare: reads are as old as KV's, writes are sent at the end, in order.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[KeyValues]:
+        """Several reads that see one state, where the store can do that."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the store holds. The store cannot be used afterwards."""
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

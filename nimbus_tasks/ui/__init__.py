@@ -1,0 +1,1 @@
+"""Everything a person sees: cleaned text, colour, tables, bars, progress, live frames."""

@@ -1,0 +1,199 @@
+"""A look at one batch as lines of text: what ``status`` and ``monitor`` show.
+
+Data in, lines out; the caller says how wide and how many. Every line fits the width given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from nimbus_tasks.core.batches import BatchView, PageInfo
+from nimbus_tasks.core.clock import seconds_between, to_iso
+from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.ui.figures import (
+    ago,
+    duration,
+    milliseconds,
+    moment,
+    pages,
+    percent,
+    rate,
+    segments,
+    time_left,
+)
+from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.table import table
+from nimbus_tasks.ui.text import clean, clip, pad, width
+
+#: Colour and characters of the parts of a bar, in the order in which they fill it.
+_BAR_PARTS = (("done", "█"), ("failed", "█"), ("cancelled", "▒"), ("processing", "▓"))
+_MINI_BAR = 10
+
+
+def batch_lines(
+    view: BatchView, style: Style, columns: int, now: datetime, *, most: int = 10
+) -> list[str]:
+    """The whole look; of pages in flight and of failures at most ``most`` each."""
+    return [
+        *heading(view, style, columns, now),
+        "",
+        *progress_lines(view, style, columns),
+        "",
+        *count_lines(view, style, columns),
+        *in_flight_lines(view, style, columns, now, most),
+        *failure_lines(view.failures, view.tally.states["failed"], style, columns, most),
+    ]
+
+
+def heading(view: BatchView, style: Style, columns: int, now: datetime) -> list[str]:
+    """Which batch it is, what it is in, and since when."""
+    head = view.head
+    state = f"{style.sign(view.status)} {style.state(view.status)}"
+    name = f"{style.sign('batch')} {style.bold(clip(head.batch_id, columns - width(state) - 6))}"
+    when = f"   created {moment(head.created)} ({ago(head.created, now)})"
+    lines = [f"{name}  {state}", style.dim(clip(when, columns))]
+    if head.reason and view.status in ("cancelling", "cancelled"):
+        lines.append(style.dim(clip(f"   reason: {clean(head.reason)}", columns)))
+    return lines
+
+
+def progress_lines(view: BatchView, style: Style, columns: int) -> list[str]:
+    """The bar, and how fast it fills."""
+    tally = view.tally
+    figure = f"{tally.ended:,}/{pages(tally.total)}  {percent(tally.ended, tally.total)}"
+    room = max(5, min(40, columns - width(figure) - 8))
+    counts = tally.counts
+    parts = [float(counts[state]) for state, _ in _BAR_PARTS]
+    widths = segments(parts, tally.total, room)
+    filled = "".join(
+        style.state(state, style.plain(char) * columns_)
+        for (state, char), columns_ in zip(_BAR_PARTS, widths, strict=True)
+        if columns_
+    )
+    bar = filled + style.dim(style.plain("░") * (room - sum(widths)))
+    timing = tally.timing()
+    facts = [
+        "" if view.is_finished else rate(view.pace.per_second),
+        "" if view.is_finished else time_left(view.pace),
+        f"average {milliseconds(timing.average_ms)}" if timing.average_ms is not None else "",
+        f"p95 {milliseconds(timing.p95_ms)}" if timing.p95_ms is not None else "",
+    ]
+    lines = [f"   [{bar}]  {figure}"]
+    if any(facts):
+        lines.append(clip("   " + " · ".join(fact for fact in facts if fact), columns))
+    return lines
+
+
+def count_lines(view: BatchView, style: Style, columns: int) -> list[str]:
+    """Pages by state, those that there are; they add up to the batch's pages."""
+    counts = view.tally.counts
+    cells = [
+        f"{style.sign(state)} {style.state(state)} {counts[state]:,}"
+        for state in PAGE_STATES
+        if counts[state]
+    ]
+    if view.stalled:
+        cells.append(f"{style.sign('stalled')} {style.state('stalled')} {len(view.stalled):,}")
+    return _wrap(cells, columns)
+
+
+def in_flight_lines(
+    view: BatchView, style: Style, columns: int, now: datetime, most: int
+) -> list[str]:
+    """Pages in flight with step and progress; stalled ones first, named as such."""
+    if not view.in_flight:
+        return []
+    stalled = {page.page_id for page in view.stalled}
+    ordered = sorted(view.in_flight, key=lambda page: page.page_id not in stalled)
+    rows = []
+    for page in ordered[:most]:
+        elapsed = seconds_between(page.status.get("started"), to_iso(now))
+        if page.page_id in stalled:
+            lease = page.status.get("lease")
+            step = style.state("stalled", f"stalled {ago(lease, now)}")
+        else:
+            step = clip(clean(page.status.get("step") or "–"), max(8, columns // 4))
+        progress = mini_bar(page.status.get("progress") or 0, style)
+        rows.append([clean(page.name), step, progress, duration(elapsed)])
+    title = f"{style.sign('processing')} {style.bold('In flight')} ({len(view.in_flight):,})"
+    return [
+        "",
+        title,
+        *table(rows, columns, right=[3], indent=3),
+        *_more(len(ordered), most, style),
+    ]
+
+
+def failure_lines(
+    failures: Sequence[PageInfo], count: int, style: Style, columns: int, most: int
+) -> list[str]:
+    """Failed pages with code and error, the latest first."""
+    if not count:
+        return []
+    lines = ["", f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"]
+    for page in failures[:most]:
+        code = clean(page.status.get("code") or "unknown")
+        error = clean(page.status.get("error") or "")
+        # The name takes half at most, so that there is room for what went wrong.
+        name = clip(clean(page.name), max(12, (columns - 6) // 2), keep_end=True)
+        room = columns - width(name) - 5
+        text = clip(f"{code}: {error}" if error else code, max(8, room))
+        lines.append(f"   {name}  {style.state('failed', text)}")
+    return [*lines, *_more(count, min(most, len(failures)), style)]
+
+
+def mini_bar(progress: float, style: Style) -> str:
+    """A page's progress, in percent."""
+    share = min(100.0, max(0.0, progress))
+    filled = int(_MINI_BAR * share / 100)
+    bar = style.state("done", style.plain("▓") * filled)
+    rest = style.dim(style.plain("░") * (_MINI_BAR - filled))
+    return f"[{bar}{rest}] {share:3.0f}%"
+
+
+def _more(count: int, shown: int, style: Style) -> list[str]:
+    return [style.dim(f"   … and {count - shown:,} more")] if count > shown else []
+
+
+def _wrap(cells: Sequence[str], columns: int) -> list[str]:
+    lines = [""]
+    for cell in cells:
+        line = f"{lines[-1]}   {cell}"
+        if lines[-1] and width(line) > columns:
+            lines.append(f"   {cell}")
+        else:
+            lines[-1] = line
+    return lines
+
+
+def batch_table(
+    rows: Sequence[tuple[str, str, str, int, dict[str, int | None]]],
+    style: Style,
+    columns: int,
+    now: datetime,
+) -> list[str]:
+    """Batches as a table: id, status, created, pages, and a summary of each."""
+    cells = []
+    for batch_id, status, created, page_count, summary in rows:
+        failed, pending = summary["failed"] or 0, summary["pending"] or 0
+        cells.append(
+            [
+                f"{style.sign(status)}",
+                batch_id,
+                style.state(status),
+                f"{page_count:,}",
+                f"{summary['completed'] or 0:,}",
+                style.state("failed", f"{failed:,}") if failed else "0",
+                f"{pending:,}",
+                ago(created, now) if columns >= 80 else "",
+            ]
+        )
+    titles = ["", "batch", "status", "pages", "done", "failed", "pending", "created"]
+    header = [style.dim(title if columns >= 80 or title != "created" else "") for title in titles]
+    return table([header, *cells], columns, flexible=1, right=[3, 4, 5, 6])
+
+
+def padded(label: str, value: str, columns: int = 16) -> str:
+    """``label`` and ``value``, the values of several lines under one another."""
+    return f"   {pad(label, columns)} {value}"

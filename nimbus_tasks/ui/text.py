@@ -1,0 +1,79 @@
+"""Text from outside, made fit for a terminal: nothing in it may move a cursor or set a colour.
+
+Page titles, errors, steps and file names come from strangers. :func:`clean` turns every control
+character, escape sequence and bidirectional mark into something visible or nothing, and
+:func:`clip` cuts by the columns that a terminal needs, not by characters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: A whole escape sequence: CSI … final byte, OSC … BEL or ST, or ESC and one more.
+_ESCAPE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+_SPACES = re.compile(r"\s+")
+#: Our own colours, which take no columns.
+_SGR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def clean(text: object) -> str:
+    """``text`` on one line, without anything that a terminal would obey."""
+    plain = _ESCAPE.sub("", str(text))
+    plain = _SPACES.sub(" ", plain)
+    if plain.isascii() and plain.isprintable():
+        return plain.strip()
+    return "".join(map(_visible, plain)).strip()
+
+
+def _visible(char: str) -> str:
+    category = unicodedata.category(char)
+    # Cc: controls, Cf: bidirectional and invisible marks, Cs: halves of surrogate pairs,
+    # Zl and Zp: line separators. Cn and Co print as a box at worst.
+    if category == "Cs":
+        return "\N{REPLACEMENT CHARACTER}"
+    return "" if category in ("Cc", "Cf", "Zl", "Zp") else char
+
+
+def width(text: str) -> int:
+    """The columns that ``text`` takes on a terminal; our own colours take none."""
+    if text.isascii() and "\x1b" not in text:
+        return len(text)
+    return sum(map(_char_width, _SGR.sub("", text)))
+
+
+def _char_width(char: str) -> int:
+    if char == "\N{VARIATION SELECTOR-16}":  # makes the symbol before it an emoji, two wide
+        return 1
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def clip(text: str, columns: int, *, keep_end: bool = False) -> str:
+    """``text`` (without colours) cut to ``columns``, with ``…`` where something is missing.
+
+    ``keep_end`` cuts at the beginning: the end of a path says more than its root.
+    """
+    if width(text) <= columns:
+        return text
+    if columns <= 1:
+        return "…"[:columns]
+    taken: list[str] = []
+    left = columns - 1
+    for char in reversed(text) if keep_end else text:
+        left -= _char_width(char)
+        if left < 0:
+            break
+        taken.append(char)
+    return "…" + "".join(reversed(taken)) if keep_end else "".join(taken) + "…"
+
+
+def pad(text: str, columns: int, *, right: bool = False) -> str:
+    """``text`` filled with spaces to ``columns``; on the left side if ``right`` aligned."""
+    fill = " " * max(0, columns - width(text))
+    return fill + text if right else text + fill

@@ -1,0 +1,145 @@
+"""``nimbus.upload``: a folder of content maps becomes a batch of queued pages.
+
+What it does is :func:`~nimbus_tasks.upload.folder.check_folder`, then
+:func:`~nimbus_tasks.upload.sending.upload_maps`; here is how it is called and shown. Everything is
+checked before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from nimbus_tasks.command import JSON_HELP, Console, check_int, command, project_root, setting
+from nimbus_tasks.core.errors import PagesFailedError, UsageError
+from nimbus_tasks.core.keys import check_id
+from nimbus_tasks.core.project import Project, config_path, load_project, new_project, save_project
+from nimbus_tasks.ui.figures import pages, size
+from nimbus_tasks.ui.progress import ProgressBar
+from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import clean, clip
+from nimbus_tasks.upload.folder import Checked, Rejected, check_folder
+from nimbus_tasks.upload.sending import Uploaded, upload_maps
+
+DEFAULT_FOLDER = ".nimbus/maps"
+#: More refused files than a person reads; --json has them all.
+_REJECTED_SHOWN = 50
+
+
+@command(
+    help={
+        "folder": f"the folder with the content maps (default: {DEFAULT_FOLDER} in the project)",
+        "batch": "continue this batch: send only what it lacks",
+        "limit": "take only the first N usable maps",
+        "changed": "send only pages whose content differs from what is stored",
+        "skip-invalid": "refused files do not make the exit code 3",
+        "dry-run": "say what would be sent; write nothing",
+        "json": JSON_HELP,
+    }
+)
+def upload(
+    c: Context,
+    folder: str | None = None,
+    batch: str | None = None,
+    limit: str | None = None,
+    changed: bool = False,
+    skip_invalid: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> Uploaded:
+    """Send a folder of content maps as a batch."""
+    console = Console(json_only=json)
+    root = project_root(c)
+    chosen = setting(c, "upload", "folder", folder)
+    # A path that is typed is meant from where the person is; one in a file, from the project.
+    path = Path(chosen) if folder is not None else root / (chosen or DEFAULT_FOLDER)
+    most = check_int(limit, "--limit")
+    if batch is not None:
+        check_id(batch, "batch")
+    project, is_new = _project_for_upload(root)
+    with ProgressBar() as bar:
+        checked = check_folder(path, project.project_id, limit=most, progress=bar)
+        if not checked.maps:
+            _nothing_usable(console, path, checked)
+        if is_new and not dry_run:
+            save_project(project)
+            console.note(f"Made {config_path(root)} for project {project.project_id}.")
+        with ExitStack() as stack:
+            store = None
+            if not dry_run or project.store_path.exists():
+                store = stack.enter_context(project.open_store(create=not dry_run))
+            outcome = upload_maps(
+                project,
+                store,
+                checked,
+                path,
+                batch=batch,
+                changed=changed,
+                dry_run=dry_run,
+                progress=bar,
+            )
+    if json:
+        console.document(outcome.to_json())
+    else:
+        console.say(*_report(outcome, console.style))
+    _show_rejected(console, outcome.checked.rejected)
+    if outcome.checked.rejected and not skip_invalid:
+        raise Exit(code=PagesFailedError.exit_code)
+    return outcome
+
+
+def _project_for_upload(root: Path) -> tuple[Project, bool]:
+    """The project, and whether it is a new one that is still to be written."""
+    if config_path(root).exists():
+        return load_project(root), False
+    return new_project(root), True
+
+
+def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoReturn:
+    _show_rejected(console, checked.rejected)
+    if checked.rejected:
+        raise UsageError(f"none of the files in {folder} is a usable content map")
+    raise UsageError(
+        f"there are no content maps (*.json) in {folder}", advice="Give a folder with --folder."
+    )
+
+
+def _report(outcome: Uploaded, style: Style) -> list[str]:
+    lines = []
+    if outcome.dry_run:
+        lines.append(
+            f"{style.sign('uploading')} Would send {pages(outcome.uploaded)},"
+            f" {size(outcome.bytes)}; nothing is written"
+        )
+    elif outcome.batch_id is None:
+        lines.append(f"{style.sign('ok')} Nothing to send: all pages are stored as they are")
+    else:
+        lines.append(
+            f"{style.sign('batch')} {style.bold(outcome.batch_id)}: "
+            f"{pages(outcome.uploaded)} sent, {size(outcome.bytes)}; "
+            f"{style.state(outcome.status or '')}, {pages(outcome.page_count)} in all"
+        )
+    for count, what in (
+        (outcome.skipped, "already there with the same content, not sent"),
+        (outcome.taken_over, "taken over from an earlier batch"),
+        (outcome.dropped, "of the batch no longer in the folder and never sent; left out"),
+        (len(outcome.checked.listings), "is the scan's listing, no page"),
+        (len(outcome.checked.rejected), "refused"),
+    ):
+        if count:
+            lines.append(f"   {count:,} {what}")
+    if not outcome.dry_run and outcome.uploaded:
+        lines.append(style.dim("   next: invoke nimbus.worker"))
+    return lines
+
+
+def _show_rejected(console: Console, rejected: Sequence[Rejected]) -> None:
+    for one in rejected[:_REJECTED_SHOWN]:
+        console.error(f"refused {clip(clean(one.file), 60, keep_end=True)}: {one.error}")
+    if len(rejected) > _REJECTED_SHOWN:
+        console.note(f"… and {len(rejected) - _REJECTED_SHOWN:,} more; --json names them all")

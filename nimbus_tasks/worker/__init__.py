@@ -1,0 +1,147 @@
+"""``nimbus.worker``: takes queued pages, has them processed, records how each ended.
+
+What it does is :class:`~nimbus_tasks.worker.engine.Worker`, in this folder's ``engine``; how one
+page is processed in ``attempts``, what is seen meanwhile in ``display``. Here is how it is called.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+
+from nimbus_tasks.command import (
+    EXIT_STATUS_HELP,
+    JSON_HELP,
+    Console,
+    check_int,
+    check_seconds,
+    command,
+    exit_with_outcome,
+    project_root,
+    setting,
+)
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
+from nimbus_tasks.core.project import load_project
+from nimbus_tasks.processors import Processor, load_processor
+from nimbus_tasks.processors.command import CommandProcessor
+from nimbus_tasks.ui.figures import pages
+from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
+from nimbus_tasks.worker.engine import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_LEASE_SECONDS,
+    DEFAULT_MAX_ATTEMPTS,
+    Options,
+    Worked,
+    Worker,
+)
+
+
+@contextmanager
+def stopping_on_signals(worker: Worker) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the worker; the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers; whoever runs us elsewhere calls stop()
+        return
+
+    def handle(_number: int, _frame: object) -> None:
+        worker.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@command(
+    help={
+        "processor": "'audit' (the default), or a Python function: package.module:function",
+        "command": "a program instead: page as JSON on its stdin, result as JSON on its stdout",
+        "concurrency": f"pages at a time (default: {DEFAULT_CONCURRENCY})",
+        "batch": "only pages of this batch: an id, an end of one, or 'latest' (default: all)",
+        "max-attempts": f"attempts before a page has failed (default: {DEFAULT_MAX_ATTEMPTS})",
+        "timeout": "seconds that a page may take (default: no limit)",
+        "lease": f"seconds after which a silent worker's pages go back ({DEFAULT_LEASE_SECONDS:g})",
+        "forever": "do not end when the queue is empty",
+        "exit-status": EXIT_STATUS_HELP,
+        "json": JSON_HELP,
+    }
+)
+def worker(
+    c: Context,
+    processor: str | None = None,
+    command: str | None = None,
+    concurrency: str | None = None,
+    batch: str | None = None,
+    max_attempts: str | None = None,
+    timeout: str | None = None,
+    lease: str | None = None,
+    forever: bool = False,
+    exit_status: bool = False,
+    json: bool = False,
+) -> Worked:
+    """Process queued pages until none are left."""
+    console = Console(json_only=json)
+    project = load_project(project_root(c))
+
+    def option(name: str, given: str | None) -> Any:
+        return setting(c, "worker", name, given)
+
+    options = Options(
+        concurrency=check_int(option("concurrency", concurrency), "--concurrency")
+        or DEFAULT_CONCURRENCY,
+        max_attempts=check_int(option("max_attempts", max_attempts), "--max-attempts")
+        or DEFAULT_MAX_ATTEMPTS,
+        timeout=check_seconds(option("timeout", timeout), "--timeout"),
+        lease_seconds=check_seconds(option("lease", lease), "--lease") or DEFAULT_LEASE_SECONDS,
+        forever=forever,
+    )
+    process = _chosen_processor(c, processor, command, project.root, options.timeout)
+    with project.open_store() as store, WorkerDisplay(console) as display:
+        if batch is not None:
+            options = replace(
+                options, batch_id=batches.find(store, project.project_id, batch).batch_id
+            )
+        crew = Worker(store, project.project_id, process, options, display)
+        with stopping_on_signals(crew):
+            worked = crew.run()
+    if isinstance(process, CommandProcessor):
+        process.kill_all()
+    if json:
+        console.document(worked.to_json())
+    else:
+        console.say(*summary_lines(worked, console.style))
+    if crew.was_stopped:
+        raise InterruptedByUserError(
+            f"stopped; {pages(worked.released)} went back to the queue",
+            advice="Go on with: invoke nimbus.worker",
+        )
+    if exit_status:
+        for status in worked.batches.values():
+            exit_with_outcome(status)
+    return worked
+
+
+def _chosen_processor(
+    c: Context, processor: str | None, command: str | None, root: Path, timeout: float | None
+) -> Processor:
+    if processor is not None and command is not None:
+        raise UsageError("--processor and --command exclude each other")
+    # What is typed goes before what the configuration says, for both together.
+    if processor is None and command is None:
+        processor = setting(c, "worker", "processor", None)
+        command = setting(c, "worker", "command", None)
+    if command is None:
+        return load_processor(processor or "audit")
+    if not command.strip():
+        raise UsageError("--command is empty")
+    return CommandProcessor(command, root, timeout)

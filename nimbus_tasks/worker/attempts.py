@@ -1,0 +1,281 @@
+"""Running a processor on claimed pages, in threads, with a time limit for a page.
+
+An attempt turns whatever a processor does (answer, raise, hang, answer rubbish) into an
+:class:`~nimbus_tasks.core.claims.Outcome`. Nothing here touches a store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from nimbus_tasks.core.claims import Claim, Outcome
+from nimbus_tasks.core.clock import now_iso
+from nimbus_tasks.core.errors import ProcessorError
+from nimbus_tasks.core.logs import log_entry
+from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
+from nimbus_tasks.kv.store import MAX_VALUE_BYTES
+from nimbus_tasks.processors import Processor
+
+#: A processor that reports a step a word does not fill the store with them.
+MAX_STEPS_LOGGED = 200
+_MAX_TEXT = 2000
+
+
+class Attempt:
+    """One attempt on one page. Its :meth:`report` is the ``progress`` that a processor gets."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.step: str | None = None
+        self.percent: float = 0
+        self.clock = time.monotonic()
+        self.started = now_iso()
+        self._step_clock = self.clock
+        self._steps_left_out = 0
+        self._entries: list[dict[str, Any]] = []
+        self._settled = threading.Lock()
+
+    def report(
+        self, step: str, percent: float | None = None, message: str | None = None, **data: Any
+    ) -> None:
+        """Say which step the processing is at, and how far it is in percent."""
+        self._end_step()
+        self.step = _text(step, 200)
+        if isinstance(percent, (int, float)) and percent == percent:
+            self.percent = min(100.0, max(0.0, percent))
+        if len(self._entries) >= MAX_STEPS_LOGGED:
+            self._steps_left_out += 1
+            return
+        note = self.step if message is None else _text(message, _MAX_TEXT)
+        self._entries.append(log_entry(now_iso(), self.step, note, data=_loggable(data)))
+
+    def settle(self) -> bool:
+        """Whether the caller is the first to end this attempt: only its outcome counts."""
+        return self._settled.acquire(blocking=False)
+
+    def run(self, processor: Processor, max_attempts: int) -> Outcome:
+        """Process the page; whatever happens, it has an outcome."""
+        try:
+            return self._succeeded(*self._process(processor))
+        except ProcessorError as error:
+            return self.failed(str(error), error.code, max_attempts)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a processor may raise anything
+            where = "".join(traceback.format_exception(error)[-4:])[-_MAX_TEXT:]
+            message = f"{type(error).__name__}: {error}"
+            return self.failed(message, type(error).__name__, max_attempts, traceback=where)
+
+    def failed(self, message: str, code: str, max_attempts: int, **data: Any) -> Outcome:
+        """The outcome of a failure; the page is tried again while attempts are left."""
+        self._end_step()
+        again = self.claim.attempt < max_attempts
+        facts = {**self._facts(), "code": code, **data}
+        step = self.step or "start"
+        text = _text(message, _MAX_TEXT)
+        self._entries.append(log_entry(now_iso(), step, text, level="error", data=_loggable(facts)))
+        return self._outcome(error=text, code=_text(code, 80), try_again=again)
+
+    def _process(self, processor: Processor) -> tuple[int, float | None, str]:
+        entry = self.claim.page
+        if entry is None:
+            raise ProcessorError("its content is not in the store", code="missing_page")
+        try:
+            page = load_object(entry)
+        except UnreadableRecordError as error:
+            raise ProcessorError(str(error), code="unreadable_page") from error
+        result = processor(page, self.report)
+        if not isinstance(result, Mapping):
+            raise ProcessorError(
+                f"the processor returned {type(result).__name__}, not a dict with 'changes',"
+                " 'confidence' and 'optimization'",
+                code="bad_result",
+            )
+        optimization = result.get("optimization")
+        value = entry.value
+        if optimization is not None:
+            value = _with_optimization(value, page, optimization)
+        return _changes(result.get("changes")), _confidence(result.get("confidence")), value
+
+    def _succeeded(self, changes: int, confidence: float | None, page_value: str) -> Outcome:
+        self._end_step()
+        note = "1 change" if changes == 1 else f"{changes} changes"
+        if self._steps_left_out:
+            note += f"; {self._steps_left_out} more steps are not logged"
+        self._entries.append(log_entry(now_iso(), "done", note, data=self._facts()))
+        stored = self.claim.page and self.claim.page.value
+        return self._outcome(
+            changes=changes,
+            confidence=confidence,
+            page_value=None if page_value is stored else page_value,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {"attempt": self.claim.attempt, "batch_id": self.claim.status.batch_id}
+
+    def _end_step(self) -> None:
+        now = time.monotonic()
+        if self._entries:
+            self._entries[-1].setdefault("duration_ms", round((now - self._step_clock) * 1000))
+        self._step_clock = now
+
+    def _outcome(self, **fields: Any) -> Outcome:
+        return Outcome(
+            claim=self.claim,
+            started=self.started,
+            completed=now_iso(),
+            duration_ms=round((time.monotonic() - self.clock) * 1000),
+            entries=self._entries,
+            **fields,
+        )
+
+
+class AttemptPool:
+    """Threads that run ``processor``, ``concurrency`` at a time. Used by one thread, its owner.
+
+    A thread cannot be killed. One whose page is overdue is left to itself: the page has failed,
+    another thread takes its place, and what it may still answer is thrown away.
+    """
+
+    def __init__(
+        self, processor: Processor, concurrency: int, max_attempts: int, timeout: float | None
+    ) -> None:
+        self.concurrency = concurrency
+        self._processor = processor
+        self._max_attempts = max_attempts
+        self._timeout = timeout
+        self._todo: SimpleQueue[Claim | None] = SimpleQueue()
+        self._ended: SimpleQueue[Outcome] = SimpleQueue()
+        self._running: dict[str, Attempt] = {}
+        self.unfinished = 0
+        for _ in range(concurrency):
+            self._start_thread()
+
+    @property
+    def waiting(self) -> int:
+        """Claims that no thread has begun yet."""
+        return self._todo.qsize()
+
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts that run now."""
+        return list(self._running.values())
+
+    def submit(self, claims: Iterable[Claim]) -> None:
+        """Hand claims to the threads, to be begun in this order."""
+        for claim in claims:
+            self.unfinished += 1
+            self._todo.put(claim)
+
+    def take_back_waiting(self) -> list[Claim]:
+        """Claims that no thread has begun, which none will begin now."""
+        taken = []
+        try:
+            while True:
+                claim = self._todo.get_nowait()
+                if claim is not None:
+                    taken.append(claim)
+        except Empty:
+            self.unfinished -= len(taken)
+            return taken
+
+    def outcomes(self, wait: float) -> list[Outcome]:
+        """What has ended or is overdue; waits up to ``wait`` seconds for a first one."""
+        ended = self._overdue()
+        try:
+            ended.append(self._ended.get(timeout=wait) if not ended else self._ended.get_nowait())
+            while True:
+                ended.append(self._ended.get_nowait())
+        except Empty:
+            pass
+        self.unfinished -= len(ended)
+        return ended
+
+    def close(self) -> None:
+        """Let the threads end when they have done what they are at."""
+        for _ in range(self.concurrency):
+            self._todo.put(None)
+
+    def _overdue(self) -> list[Outcome]:
+        if self._timeout is None:
+            return []
+        late = [a for a in self.running if time.monotonic() - a.clock > self._timeout]
+        ended = []
+        for attempt in late:
+            if attempt.settle():
+                message = f"took longer than {self._timeout:g} seconds"
+                ended.append(attempt.failed(message, "timeout", self._max_attempts))
+                self._running.pop(attempt.claim.page_id, None)
+                self._start_thread()
+        return ended
+
+    def _start_thread(self) -> None:
+        # Daemons: one that hangs must not keep the process from ending.
+        threading.Thread(target=self._work, name="nimbus-attempt", daemon=True).start()
+
+    def _work(self) -> None:
+        while (claim := self._todo.get()) is not None:
+            attempt = self._running[claim.page_id] = Attempt(claim)
+            outcome = attempt.run(self._processor, self._max_attempts)
+            if not attempt.settle():
+                return  # overdue: another thread has taken this one's place
+            self._running.pop(claim.page_id, None)
+            self._ended.put(outcome)
+
+
+def _changes(value: object) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ProcessorError(
+            f"'changes' is {str(value)[:40]!r}, not a count of changes", code="bad_result"
+        )
+    return value
+
+
+def _confidence(value: object) -> float | None:
+    if value is None:
+        return None
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    if not usable:
+        raise ProcessorError(
+            f"'confidence' is {str(value)[:40]!r}, not a number from 0 to 1", code="bad_result"
+        )
+    return round(float(str(value)), 4)
+
+
+def _with_optimization(text: str, page: Mapping[str, Any], optimization: object) -> str:
+    """The page record with ``optimization`` in it; its text is kept, not parsed and written anew,
+    where it has none yet."""
+    try:
+        added = dump_json(optimization)
+        if "optimization" in page or not text.endswith("}"):
+            text = dump_json({**page, "optimization": optimization})
+        else:
+            text = f'{text[:-1]},"optimization":{added}}}'
+        bytes_added = len(added.encode())  # refuses half surrogate pairs, which no store can hold
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ProcessorError(
+            f"'optimization' cannot be written as JSON: {error}", code="bad_result"
+        ) from error
+    if len(text) + bytes_added > MAX_VALUE_BYTES and len(text.encode()) > MAX_VALUE_BYTES:
+        raise ProcessorError("page and optimization are too large for the store", code="too_large")
+    return text
+
+
+def _text(value: object, limit: int) -> str:
+    """A text from a processor, such that a store can hold it."""
+    return str(value)[:limit].encode("utf-8", "replace").decode()
+
+
+def _loggable(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of a log entry, as far as JSON can carry it."""
+    try:
+        if len(dump_json(data).encode()) <= 10 * _MAX_TEXT:
+            return data
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return {name: _text(value, _MAX_TEXT) for name, value in data.items()}

@@ -1,0 +1,368 @@
+"""The worker: one thread owns the store and does all writing, others process pages.
+
+Outcomes, leases, progress and new claims are written in one transaction at a time, a group of
+them together, so that a page costs a part of a commit and not three.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.claims import (
+    Claim,
+    Outcome,
+    cancelled_batches,
+    claim_pages,
+    find_lapsed,
+    finish_pages,
+    release_claims,
+    renew_claims,
+    take_up_lapsed,
+)
+from nimbus_tasks.core.clock import iso_after, utc_now
+from nimbus_tasks.core.errors import NotFoundError
+from nimbus_tasks.core.keys import queue_prefix, status_prefix
+from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.processors import Processor
+from nimbus_tasks.worker.attempts import AttemptPool
+
+DEFAULT_CONCURRENCY = 4
+DEFAULT_MAX_ATTEMPTS = 1
+DEFAULT_LEASE_SECONDS = 60.0
+#: Claimed ahead: what is processed in this time, so that threads need not wait for the store.
+AHEAD_SECONDS = 0.5
+MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 32 * 1024 * 1024
+#: Changes of step and progress are written at most this often.
+PROGRESS_SECONDS = 1.0
+#: How long nothing may come of an upload before a worker no longer waits for it.
+UPLOAD_SILENT_SECONDS = 15.0
+#: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
+IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
+
+
+class Watcher(Protocol):
+    """Who is told what the worker does."""
+
+    def page_ended(self, outcome: Outcome) -> None:
+        """An attempt has ended and its outcome is stored."""
+
+    def still_to_do(self, count: int) -> None:
+        """So many pages are queued or in hand."""
+
+    def waits(self, reason: str) -> None:
+        """Nothing is to be done now; the worker waits, for this reason."""
+
+    def stops(self, in_flight: int) -> None:
+        """The worker has been asked to stop and lets so many pages in flight finish."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker works. ``timeout`` and ``lease_seconds`` are seconds."""
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    timeout: float | None = None
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
+    batch_id: str | None = None
+    forever: bool = False
+
+
+@dataclass
+class Worked:
+    """What a worker has done. ``refused`` outcomes came after their claim had lapsed."""
+
+    done: int = 0
+    failed: int = 0
+    tried_again: int = 0
+    refused: int = 0
+    released: int = 0
+    taken_up: int = 0
+    seconds: float = 0.0
+    batches: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        return {
+            "done": self.done,
+            "failed": self.failed,
+            "tried_again": self.tried_again,
+            "refused": self.refused,
+            "released": self.released,
+            "taken_up": self.taken_up,
+            "seconds": round(self.seconds, 3),
+            "batches": [{"batch_id": b, "status": s} for b, s in self.batches.items()],
+        }
+
+
+class Worker:
+    """Works until the queue is empty. :meth:`stop` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        store: Store,
+        project_id: str,
+        processor: Processor,
+        options: Options,
+        watcher: Watcher,
+    ) -> None:
+        self._store = store
+        self._project_id = project_id
+        self._options = options
+        self._watcher = watcher
+        self._pool = AttemptPool(
+            processor, options.concurrency, options.max_attempts, options.timeout
+        )
+        self._in_hand: dict[str, Claim] = {}
+        self._shown: dict[str, tuple[str | None, float]] = {}
+        self._renewed: dict[str, float] = {}
+        self._ended: list[Outcome] = []
+        self._rate = 0.0
+        self._page_characters = 1.0
+        self._last_exchange = self._last_count = self._last_progress = 0.0
+        self._queue_is_empty = False
+        self._open_batches: set[str] = set()
+        self._others: dict[str, str] = {}
+        self._stops = self._stops_told = 0
+        self._next_look = 0.0
+        self.worked = Worked()
+
+    def stop(self) -> None:
+        """Claim no more and end when the pages in flight have ended; called again: give those
+        back to the queue and end now."""
+        self._stops += 1
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self._stops > 0
+
+    def run(self) -> Worked:
+        """Work until there is nothing left, or until it is stopped."""
+        begun = time.monotonic()
+        try:
+            self._take_up_lapsed()
+            while self._stops < 2 and (self._stops == 0 or self._pool.unfinished or self._ended):
+                self._ended += self._pool.outcomes(self._patience())
+                if self._stops != self._stops_told:
+                    self._stops_told = self._stops
+                    self._release(self._pool.take_back_waiting())
+                    self._watcher.stops(self._pool.unfinished)
+                if self._is_due():
+                    self._exchange()
+                if self._is_idle() and not self._has_reason_to_wait():
+                    break
+        finally:
+            self._pool.close()
+        if self._stops >= 2:
+            self._exchange()
+            self._release(self._pool.take_back_waiting() + [a.claim for a in self._pool.running])
+        self._save_snapshots()
+        self.worked.seconds = time.monotonic() - begun
+        return self.worked
+
+    def _patience(self) -> float:
+        """Seconds to wait for an outcome: short where there is something to do meanwhile."""
+        if self._ended:
+            return 0.01
+        return IDLE_SECONDS if self._pool.unfinished or self._queue_is_empty else 0.0
+
+    def _is_due(self) -> bool:
+        since = time.monotonic() - self._last_exchange
+        wants_pages = not self._stops and self._pool.unfinished < self._wanted()
+        if self._pool.waiting == 0 and self._ended:
+            return True
+        if wants_pages and not self._queue_is_empty:
+            return self._pool.waiting < self._wanted() / 2 or since > AHEAD_SECONDS / 2
+        return since > PROGRESS_SECONDS / 2
+
+    def _wanted(self) -> int:
+        """How many pages to have in hand: one a thread, and some ahead where they are short."""
+        most = MAX_AHEAD_CHARACTERS / self._page_characters
+        ahead = min(self._rate * AHEAD_SECONDS, MAX_AHEAD_PAGES, most)
+        return self._options.concurrency + int(ahead)
+
+    def _exchange(self) -> None:
+        """One transaction: outcomes, leases and progress, what was cancelled, new claims."""
+        now, clock = utc_now(), time.monotonic()
+        ended, self._ended = self._ended, []
+        claims: list[Claim] = []
+        with self._store.transaction() as tx:
+            refused = finish_pages(tx, self._project_id, ended, now)
+            for outcome in ended:
+                self._forget(outcome.claim)
+            self._renew(tx, clock)
+            released = self._release_cancelled(tx)
+            room = self._wanted() - self._pool.unfinished
+            if room > 0 and not self._stops:
+                claims = claim_pages(
+                    tx,
+                    self._project_id,
+                    room,
+                    self._options.lease_seconds,
+                    now,
+                    self._options.batch_id,
+                )
+        self.worked.released += released
+        self._measure(len(ended), clock)
+        self._take(claims, clock)
+        self._queue_is_empty = len(claims) < room
+        self._tell(ended, refused)
+
+    def _take(self, claims: list[Claim], clock: float) -> None:
+        for claim in claims:
+            self._in_hand[claim.page_id] = claim
+            self._renewed[claim.page_id] = clock
+            characters = len(claim.page.value) if claim.page else 0
+            self._page_characters += (characters - self._page_characters) / 20
+        self._page_characters = max(1.0, self._page_characters)
+        self._pool.submit(claims)
+        fresh = {claim.status.batch_id for claim in claims} - self._open_batches
+        self._open_batches |= fresh
+        # Who reads batch records only, like the seed's dashboard, sees that work has begun.
+        for batch_id in fresh:
+            self._save_snapshot(batch_id)
+
+    def _forget(self, claim: Claim) -> None:
+        held = self._in_hand.get(claim.page_id)
+        if held is not None and held.status.claim == claim.status.claim:
+            del self._in_hand[claim.page_id]
+            self._renewed.pop(claim.page_id, None)
+            self._shown.pop(claim.page_id, None)
+
+    def _renew(self, tx: KeyValues, clock: float) -> None:
+        """Renew leases that are a third used up; show steps and progress that have changed."""
+        progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
+        at: dict[str, tuple[str | None, float]] = {
+            attempt.claim.page_id: (attempt.step, attempt.percent) for attempt in self._pool.running
+        }
+        held = {}
+        for page_id, claim in self._in_hand.items():
+            seen = at.get(page_id, (None, 0.0))
+            moved = progress_is_due and page_id in at and seen != self._shown.get(page_id)
+            if moved or clock - self._renewed[page_id] > self._options.lease_seconds / 3:
+                held[page_id] = (claim, *seen)
+                self._shown[page_id] = seen
+                self._renewed[page_id] = clock
+        if progress_is_due:
+            self._last_progress = clock
+        for page_id in renew_claims(
+            tx, self._project_id, held, self._options.lease_seconds, utc_now()
+        ):
+            self._forget(self._in_hand[page_id])
+
+    def _release_cancelled(self, tx: KeyValues) -> int:
+        """Give back what was claimed ahead of a batch that has been cancelled meanwhile."""
+        waiting = self._pool.waiting
+        batch_ids = {claim.status.batch_id for claim in self._in_hand.values()}
+        cancelled = cancelled_batches(tx, self._project_id, batch_ids) if waiting else set()
+        if not cancelled:
+            return 0
+        taken = self._pool.take_back_waiting()
+        self._pool.submit(claim for claim in taken if claim.status.batch_id not in cancelled)
+        back = [claim for claim in taken if claim.status.batch_id in cancelled]
+        release_claims(tx, self._project_id, back, utc_now())
+        for claim in back:
+            self._forget(claim)
+        return len(back)
+
+    def _release(self, claims: list[Claim]) -> None:
+        if claims:
+            with self._store.transaction() as tx:
+                given_back = release_claims(tx, self._project_id, claims, utc_now())
+            self.worked.released += len(given_back)
+        for claim in claims:
+            self._forget(claim)
+
+    def _measure(self, ended: int, clock: float) -> None:
+        elapsed = clock - self._last_exchange
+        if ended and self._last_exchange:
+            self._rate += (ended / max(elapsed, 0.001) - self._rate) / 2
+        self._last_exchange = clock
+
+    def _tell(self, ended: list[Outcome], refused: list[Outcome]) -> None:
+        self.worked.refused += len(refused)
+        late = {id(outcome) for outcome in refused}
+        for outcome in ended:
+            if id(outcome) in late:
+                continue
+            if outcome.try_again:
+                self.worked.tried_again += 1
+            elif outcome.error is not None:
+                self.worked.failed += 1
+            else:
+                self.worked.done += 1
+            self._watcher.page_ended(outcome)
+        if time.monotonic() - self._last_count > 5:
+            self._last_count = time.monotonic()
+            queued = sum(1 for _ in self._store.scan(queue_prefix(self._project_id)))
+            self._watcher.still_to_do(queued + self._pool.unfinished)
+
+    def _is_idle(self) -> bool:
+        return self._queue_is_empty and not self._pool.unfinished and not self._ended
+
+    def _has_reason_to_wait(self) -> bool:
+        """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
+        if time.monotonic() < self._next_look:
+            return True
+        self._save_snapshots()
+        if self._take_up_lapsed():
+            self._queue_is_empty = False
+            return True
+        reason = "new pages" if self._options.forever else self._what_is_expected()
+        if reason is None:
+            return False
+        self._watcher.waits(reason)
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        return True
+
+    def _what_is_expected(self) -> str | None:
+        """Pages of an upload that is under way, or of a worker that may have died."""
+        for head in batches.heads(self._store, self._project_id):
+            wanted = self._options.batch_id in (None, head.batch_id)
+            if head.intent == Intent.UPLOAD and wanted:
+                last = batches.fold(self._store, head).last_change or head.created
+                if last > iso_after(-UPLOAD_SILENT_SECONDS):
+                    return "the upload of more pages"
+        leases = {
+            info.key: info.metadata.get("lease") or ""
+            for info in self._store.scan(status_prefix(self._project_id))
+            if info.metadata
+            and info.metadata.get("status") == "processing"
+            and self._options.batch_id in (None, info.metadata.get("batch_id"))
+        }
+        for key, lease in leases.items():
+            self._others.setdefault(key, lease)
+        # A lease that has been renewed since we first saw it has a holder that is alive.
+        silent = [key for key, lease in leases.items() if self._others[key] == lease]
+        if not silent:
+            return None
+        return f"{len(silent):,} pages of a worker that may be gone"
+
+    def _take_up_lapsed(self) -> bool:
+        now, batch_id = utc_now(), self._options.batch_id
+        lapsed = find_lapsed(self._store, self._project_id, now, batch_id)
+        if not lapsed:
+            return False
+        with self._store.transaction() as tx:
+            queued, hopeless = take_up_lapsed(tx, self._project_id, lapsed, now)
+        self.worked.taken_up += len(queued)
+        self.worked.failed += len(hopeless)
+        return bool(queued)
+
+    def _save_snapshots(self) -> None:
+        while self._open_batches:
+            self._save_snapshot(self._open_batches.pop())
+
+    def _save_snapshot(self, batch_id: str) -> None:
+        try:
+            with self._store.transaction() as tx:
+                self.worked.batches[batch_id] = batches.save_snapshot(
+                    tx, self._project_id, batch_id
+                )
+        except NotFoundError:
+            pass  # its record is gone; its pages are worked on all the same, and verify says so

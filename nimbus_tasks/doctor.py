@@ -153,7 +153,7 @@ def _store(project: Project) -> Iterator[Check]:
 
 @command(help={"json": JSON_HELP})
 def doctor(c: Context, json: bool = False) -> list[Check]:
-    """Check that everything is there; say what to do."""
+    """Check that all is well; say what to do."""
     console = Console(json_only=json)
     checks = examine(project_root(c))
     faults = [check for check in checks if check.level == "error"]

@@ -53,7 +53,7 @@ def measure_batch(project: Project, store: Store, batch: str | None = None) -> B
 def metrics(
     c: Context, batch: str | None = None, exit_status: bool = False, json: bool = False
 ) -> BatchMetrics:
-    """Show the figures of a batch: success, time, changes."""
+    """Show a batch's success rate and times."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store() as store:

@@ -35,7 +35,7 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be; about a page, or the batch if it has no ``page_id``."""
+    """Something that is wrong with a page, or with the batch where ``page_id`` is ``None``."""
 
     kind: str
     detail: str
@@ -208,7 +208,7 @@ def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
 def verify(
     c: Context, batch: str | None = None, repair: bool = False, json: bool = False
 ) -> Verified:
-    """Recount a batch; find and mend what is stuck or lost."""
+    """Find, and mend, what is stuck or lost."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store() as store:

@@ -69,7 +69,7 @@ def wait(
     timeout: str | None = None,
     json: bool = False,
 ) -> BatchView:
-    """Block until a batch has ended; the exit code tells how."""
+    """Block until a batch has ended."""
     console = Console(json_only=json)
     every = check_seconds(interval, "--interval") or DEFAULT_INTERVAL
     most = check_seconds(timeout, "--timeout")

@@ -1,0 +1,42 @@
+"""What the tests share: a project in an empty folder, its store, and content maps to fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nimbus_tasks.core.project import Project, new_project, save_project
+from nimbus_tasks.kv.store import Store
+from tests.factories import write_maps
+
+
+@pytest.fixture(autouse=True)
+def no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outer environment decides nothing of what a test sees."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project that has a configuration and no store yet."""
+    made = new_project(tmp_path, name="test", project_id="proj_0123456789ab")
+    save_project(made)
+    return made
+
+
+@pytest.fixture
+def store(project: Project) -> Iterator[Store]:
+    """The project's embedded store, empty and open."""
+    with project.open_store(create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def maps(project: Project) -> Path:
+    """The project's folder with ten usable maps."""
+    folder = project.folder / "maps"
+    write_maps(folder, 10)
+    return folder

@@ -1,0 +1,130 @@
+"""Making maps, batches and commands in a line, with only what a test is about spelled out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nimbus_tasks.core.claims import Outcome
+from nimbus_tasks.core.project import Project
+from nimbus_tasks.kv.store import Store
+from nimbus_tasks.processors import Processor
+from nimbus_tasks.upload.folder import check_folder
+from nimbus_tasks.upload.sending import Uploaded, upload_maps
+from nimbus_tasks.worker.engine import Options, Worked, Worker
+
+REPOSITORY = Path(__file__).parents[1]
+TASKS = (
+    "from invoke import Collection\nfrom nimbus_tasks import nimbus\n\nns = Collection(nimbus)\n"
+)
+
+
+def a_map(path: str = "dist/page.html", **fields: Any) -> dict[str, Any]:
+    """A small usable content map."""
+    blocks = [{"i": 0, "type": "h1", "selector": "main > h1", "text": "A heading"}]
+    return {"path": path, "head": {"title": "A title"}, "blocks": blocks, **fields}
+
+
+def write_map(folder: Path, name: str, content: object) -> Path:
+    """Write ``content`` as JSON (a text or bytes as they are) to ``folder/name``."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def write_maps(folder: Path, count: int) -> None:
+    """``count`` usable maps, ``page-000.json`` and on, of ``dist/page-000.html`` and on."""
+    for number in range(count):
+        write_map(folder, f"page-{number:03d}.json", a_map(f"dist/page-{number:03d}.html"))
+
+
+def upload(project: Project, store: Store, folder: Path, **options: Any) -> Uploaded:
+    """Check a folder and send it."""
+    checked = check_folder(folder, project.project_id)
+    return upload_maps(project, store, checked, folder, **options)
+
+
+class Quiet:
+    """A worker's watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.reasons: list[str] = []
+
+    def page_ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def still_to_do(self, count: int) -> None:
+        pass
+
+    def waits(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def stops(self, in_flight: int) -> None:
+        self.reasons.append(f"stops with {in_flight}")
+
+
+def no_changes(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """The shortest processor."""
+    return {"changes": 0}
+
+
+def work(
+    project: Project, store: Store, processor: Processor = no_changes, **options: Any
+) -> Worked:
+    """Run a worker until the queue is empty."""
+    return Worker(store, project.project_id, processor, Options(**options), Quiet()).run()
+
+
+def failing(*paths: str, times: int = 1, code: str = "broken") -> Processor:
+    """A processor that fails pages of those paths, each so many times."""
+    from nimbus_tasks.core.errors import ProcessorError
+
+    left = dict.fromkeys(paths, times)
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        progress("look", 50)
+        if left.get(page["source_path"], 0) > 0:
+            left[page["source_path"]] -= 1
+            raise ProcessorError(f"cannot do {page['source_path']}", code=code)
+        return {"changes": 2, "confidence": 0.5, "optimization": {"title": "better"}}
+
+    return process
+
+
+def invoke(
+    root: Path, *arguments: str, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``invoke`` with the tasks of ``root`` in a process of its own."""
+    return subprocess.run(
+        invoke_command(root, *arguments),
+        cwd=root,
+        env=environment_for(**environment),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def invoke_command(root: Path, *arguments: str) -> list[str]:
+    """The command line of :func:`invoke`; writes ``tasks.py`` where there is none."""
+    tasks = root / "tasks.py"
+    if not tasks.exists():
+        tasks.write_text(TASKS)
+    return [sys.executable, "-m", "invoke", *arguments]
+
+
+def environment_for(**changes: str) -> dict[str, str]:
+    """The environment of a command: ours, with the repository to import from."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1", **changes}

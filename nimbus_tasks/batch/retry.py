@@ -167,6 +167,8 @@ def retry(
         console.document(retried.to_json())
     else:
         console.say(*_lines(retried, console.style, console.columns))
+        if retried.requeued and not dry_run:
+            console.hint("invoke nimbus.worker")
     return retried
 
 
@@ -190,6 +192,4 @@ def _lines(retried: Retried, style: Style, columns: int) -> list[str]:
         lines.append(
             f"   {retried.superseded:,} more belong to a later batch now; retry them there"
         )
-    if retried.requeued and not retried.dry_run:
-        lines.append(style.dim("   next: invoke nimbus.worker"))
     return lines

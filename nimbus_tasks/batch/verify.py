@@ -217,6 +217,8 @@ def verify(
         console.document(verified.to_json())
     else:
         console.say(*_lines(verified, console.style, console.columns))
+        if not verified.ok and not repair:
+            console.hint("invoke nimbus.batch.verify --repair")
     if not verified.ok:
         raise Exit(code=PagesFailedError.exit_code)
     return verified
@@ -236,6 +238,4 @@ def _lines(verified: Verified, style: Style, columns: int) -> list[str]:
     lines[1:] = [f"   {line}" for line in lines[1:]]
     if count > _SHOWN:
         lines.append(style.dim(f"   … and {count - _SHOWN:,} more; --json has them all"))
-    if not verified.ok:
-        lines.append(style.dim("   next: invoke nimbus.batch.verify --repair"))
     return lines

@@ -25,7 +25,7 @@ from nimbus_tasks.core.keys import (
     superseded_prefix,
 )
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally, batch_status, is_finished
-from nimbus_tasks.core.pace import Pace, pace
+from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
 from nimbus_tasks.core.records import read_status
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import KeyInfo, KeyValues
@@ -194,15 +194,16 @@ def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
                 heapq.heappush(latest_failures, item)
             else:
                 heapq.heappushpop(latest_failures, item)
-    moment = to_iso(now)
     in_flight.sort(key=lambda page: (page.status.get("started") or "", page.page_id))
+    stalled = [page for page in in_flight if _is_stalled(page, to_iso(now))]
     return BatchView(
         head=head,
         tally=tally,
         status=batch_status(head.intent, tally.counts).value,
-        pace=pace(tally, now),
+        # Where nobody is at work, how fast somebody was says nothing of what is left.
+        pace=pace(tally, now) if len(in_flight) > len(stalled) else UNKNOWN,
         in_flight=in_flight,
-        stalled=[page for page in in_flight if _is_stalled(page, moment)],
+        stalled=stalled,
         failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
     )
 

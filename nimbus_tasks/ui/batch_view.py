@@ -105,7 +105,11 @@ def in_flight_lines(
     if not view.in_flight:
         return []
     stalled = {page.page_id for page in view.stalled}
-    ordered = sorted(view.in_flight, key=lambda page: page.page_id not in stalled)
+    # Claimed ahead and not begun come last: a stable sort keeps the longest at work above.
+    ordered = sorted(
+        view.in_flight,
+        key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
+    )
     rows = []
     for page in ordered[:most]:
         elapsed = seconds_between(page.status.get("started"), to_iso(now))
@@ -113,7 +117,7 @@ def in_flight_lines(
             lease = page.status.get("lease")
             step = style.state("stalled", f"stalled {ago(lease, now)}")
         else:
-            step = clip(clean(page.status.get("step") or "–"), max(8, columns // 4))
+            step = clip(clean(page.status.get("step") or "begins"), max(8, columns // 4))
         progress = mini_bar(page.status.get("progress") or 0, style)
         rows.append([clean(page.name), step, progress, duration(elapsed)])
     title = f"{style.sign('processing')} {style.bold('In flight')} ({len(view.in_flight):,})"

@@ -37,6 +37,11 @@ class Console:
             print(self.style.plain(line), file=self._out)
         self._out.flush()
 
+    def hint(self, command: str) -> None:
+        """Name the command to type next: to a person at a terminal, not to a build's log."""
+        if self._out.isatty():
+            self.say(self.style.dim(f"   next: {command}"))
+
     def note(self, line: str) -> None:
         """Write a message that is not the result, to stderr."""
         print(self.error_style.plain(line), file=sys.stderr, flush=True)

@@ -70,7 +70,8 @@ class Style:
 
     def state(self, state: str, text: str | None = None) -> str:
         """``text``, or the state's name in words, in the colour of ``state``."""
-        return self.paint(text or state.replace("_", " "), _COLOURS.get(state, "0"))
+        words = state.replace("_", " ") if text is None else text
+        return self.paint(words, _COLOURS.get(state, "0"))
 
     def sign(self, state: str) -> str:
         """The sign of ``state``, two columns wide."""

@@ -86,7 +86,9 @@ def upload(
     if json:
         console.document(outcome.to_json())
     else:
-        console.say(*_report(outcome, console.style))
+        console.say(*_lines(outcome, console.style))
+        if outcome.uploaded and not dry_run:
+            console.hint("invoke nimbus.worker")
     _show_rejected(console, outcome.checked.rejected)
     if outcome.checked.rejected and not skip_invalid:
         raise Exit(code=PagesFailedError.exit_code)
@@ -109,7 +111,7 @@ def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoRetur
     )
 
 
-def _report(outcome: Uploaded, style: Style) -> list[str]:
+def _lines(outcome: Uploaded, style: Style) -> list[str]:
     lines = []
     if outcome.dry_run:
         lines.append(
@@ -133,8 +135,6 @@ def _report(outcome: Uploaded, style: Style) -> list[str]:
     ):
         if count:
             lines.append(f"   {count:,} {what}")
-    if not outcome.dry_run and outcome.uploaded:
-        lines.append(style.dim("   next: invoke nimbus.worker"))
     return lines
 
 

@@ -120,11 +120,11 @@ def worker(
         console.document(worked.to_json())
     else:
         console.say(*summary_lines(worked, console.style))
+        if worked.batches:
+            console.hint("invoke nimbus.batch.report")
     if crew.was_stopped:
-        raise InterruptedByUserError(
-            f"stopped; {pages(worked.released)} went back to the queue",
-            advice="Go on with: invoke nimbus.worker",
-        )
+        back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
+        raise InterruptedByUserError(f"stopped{back}", advice="Go on with: invoke nimbus.worker")
     if exit_status:
         for status in worked.batches.values():
             exit_with_outcome(status)

@@ -66,8 +66,8 @@ class Attempt:
             return self.failed(str(error), error.code, max_attempts)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a processor may raise anything
             where = "".join(traceback.format_exception(error)[-4:])[-_MAX_TEXT:]
-            message = f"{type(error).__name__}: {error}"
-            return self.failed(message, type(error).__name__, max_attempts, traceback=where)
+            name = type(error).__name__
+            return self.failed(str(error) or name, name, max_attempts, traceback=where)
 
     def failed(self, message: str, code: str, max_attempts: int, **data: Any) -> Outcome:
         """The outcome of a failure; the page is tried again while attempts are left."""

@@ -6,7 +6,7 @@ import sys
 import time
 
 from nimbus_tasks.core.claims import Outcome
-from nimbus_tasks.ui.console import Console
+from nimbus_tasks.ui.console import Console, terminal_size
 from nimbus_tasks.ui.figures import duration, pages, rate
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
@@ -32,11 +32,10 @@ class WorkerDisplay(ProgressBar):
             again = " (will be tried again)" if outcome.try_again else ""
             name = outcome.claim.status.path or outcome.claim.page_id
             style = self._console.error_style
-            line = (
-                f"{style.sign('failed')} {clip(clean(name), 60, keep_end=True)}: "
-                f"{clip(clean(outcome.error), 200)}{again}"
-            )
-            self.write(style.plain(line))
+            columns = terminal_size(sys.stderr)[0] - 1
+            where = clip(clean(name), max(20, columns // 2), keep_end=True)
+            what = clip(f"{where}: {clean(outcome.error)}", columns - 3 - len(again))
+            self.write(style.plain(f"{style.sign('failed')} {what}{again}"))
         if not outcome.try_again:
             self._ended += 1
             self._failed += outcome.error is not None
@@ -78,7 +77,7 @@ def summary_lines(worked: Worked, style: Style) -> list[str]:
         return [f"{style.sign('ok')} Nothing to do: no page is queued"]
     speed = rate(ended / worked.seconds if worked.seconds else None)
     took = f"in {duration(worked.seconds)}" + (f" ({speed})" if ended and speed else "")
-    sign = "failed" if worked.failed else "ok"
+    sign = "ok" if not worked.failed else "partially_completed" if worked.done else "failed"
     lines = [f"{style.sign(sign)} {pages(worked.done)} done, {worked.failed:,} failed, {took}"]
     for count, what in (
         (worked.taken_up, "taken up again from a worker that had gone"),
@@ -87,7 +86,5 @@ def summary_lines(worked: Worked, style: Style) -> list[str]:
     ):
         if count:
             lines.append(f"   {count:,} {what}")
-    lines += [
-        f"   {batch_id}: {style.state(status)}" for batch_id, status in worked.batches.items()
-    ]
-    return [*lines, style.dim("   next: invoke nimbus.batch.report")]
+    finished = worked.batches.items()
+    return lines + [f"   {batch_id}: {style.state(status)}" for batch_id, status in finished]

@@ -25,7 +25,7 @@ from nimbus_tasks.core.claims import (
 from nimbus_tasks.core.clock import iso_after, utc_now
 from nimbus_tasks.core.errors import NotFoundError
 from nimbus_tasks.core.keys import queue_prefix, status_prefix
-from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.core.lifecycle import Intent, is_finished
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
@@ -33,9 +33,11 @@ from nimbus_tasks.worker.attempts import AttemptPool
 DEFAULT_CONCURRENCY = 4
 DEFAULT_MAX_ATTEMPTS = 1
 DEFAULT_LEASE_SECONDS = 60.0
-#: Claimed ahead: what is processed in this time, so that threads need not wait for the store.
-AHEAD_SECONDS = 0.5
-MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 32 * 1024 * 1024
+#: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
+#: AHEAD_SECONDS, so that threads need not wait for the store.
+AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
+MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
+MEASURE_SECONDS = 0.25
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: How long nothing may come of an upload before a worker no longer waits for it.
@@ -122,6 +124,7 @@ class Worker:
         self._renewed: dict[str, float] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
+        self._counted, self._counted_since = 0, time.monotonic()
         self._page_characters = 1.0
         self._last_exchange = self._last_count = self._last_progress = 0.0
         self._queue_is_empty = False
@@ -161,6 +164,8 @@ class Worker:
         if self._stops >= 2:
             self._exchange()
             self._release(self._pool.take_back_waiting() + [a.claim for a in self._pool.running])
+        # What others did meanwhile counts as well: batches that were open may have ended.
+        self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
         self._save_snapshots()
         self.worked.seconds = time.monotonic() - begun
         return self.worked
@@ -182,9 +187,12 @@ class Worker:
 
     def _wanted(self) -> int:
         """How many pages to have in hand: one a thread, and some ahead where they are short."""
+        concurrency = self._options.concurrency
+        # Longer ones lose nothing by the wait for a claim, and a cancel should find them queued.
+        if self._rate < concurrency / SHORT_PAGE_SECONDS:
+            return concurrency
         most = MAX_AHEAD_CHARACTERS / self._page_characters
-        ahead = min(self._rate * AHEAD_SECONDS, MAX_AHEAD_PAGES, most)
-        return self._options.concurrency + int(ahead)
+        return concurrency + int(min(self._rate * AHEAD_SECONDS, MAX_AHEAD_PAGES, most))
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, what was cancelled, new claims."""
@@ -279,10 +287,13 @@ class Worker:
             self._forget(claim)
 
     def _measure(self, ended: int, clock: float) -> None:
-        elapsed = clock - self._last_exchange
-        if ended and self._last_exchange:
-            self._rate += (ended / max(elapsed, 0.001) - self._rate) / 2
+        """How many pages end in a second, over stretches long enough to tell."""
         self._last_exchange = clock
+        self._counted += ended
+        elapsed = clock - self._counted_since
+        if elapsed >= MEASURE_SECONDS:
+            self._rate = self._counted / elapsed
+            self._counted, self._counted_since = 0, clock
 
     def _tell(self, ended: list[Outcome], refused: list[Outcome]) -> None:
         self.worked.refused += len(refused)

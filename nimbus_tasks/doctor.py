@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +60,8 @@ def _versions() -> Iterator[Check]:
 
 
 def _version(name: str) -> str:
+    from importlib import metadata  # takes as long to import as all of nimbus_tasks
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -20,7 +20,7 @@ from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.claims import take_up_lapsed
 from nimbus_tasks.core.clock import now_iso, utc_now
 from nimbus_tasks.core.errors import PagesFailedError
-from nimbus_tasks.core.keys import last_part, page_prefix, queue_prefix
+from nimbus_tasks.core.keys import last_part, page_key, page_prefix, queue_prefix
 from nimbus_tasks.core.lifecycle import Intent, batch_status, is_finished
 from nimbus_tasks.core.pages import read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
@@ -156,32 +156,40 @@ def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
     for page in batches.pages_of(tx, head):
         waits = page.status["status"] in ("queued", "processing")
         if waits and page.page_id not in there:
-            yield Finding(
-                "no_content", "its content is not in the store: upload it again", page.page_id
-            )
-        elif page.status.get("code") == "unreadable":
-            yield Finding("unreadable", str(page.status.get("error")), page.page_id)
+            detail = "its content is not in the store: upload it again"
+            yield Finding("no_content", detail, page.page_id)
 
 
 def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """The batch lists the pages that are in it, and no others; an upload has come to its end."""
     batch = batches.load(tx, head.project_id, head.batch_id)
     there = {page.page_id for page in batches.pages_of(tx, head)}
+    lost = sorted(batch.pages.keys() - there)
     if head.intent == Intent.UPLOAD:
-        for page_id in sorted(batch.pages.keys() - there):
-            yield Finding(
-                "not_uploaded",
-                f"listed and not sent: continue with nimbus.upload --batch={head.batch_id}",
-                page_id,
-            )
+        detail = f"listed and not sent: go on with nimbus.upload --batch={head.batch_id}"
+        yield from (Finding("not_uploaded", detail, page_id) for page_id in lost)
         return
-    unlisted, lost = there - batch.pages.keys(), batch.pages.keys() - there
-    for page_id in sorted(unlisted):
-        yield Finding("unlisted", "belongs to the batch, which does not list it", page_id, repair)
-    for page_id in sorted(lost):
-        yield Finding("no_status", "listed, and has no status record", page_id, repair)
+    detail = "listed, and has no status record that can be read"
+    yield from (Finding("no_status", detail, page_id, repair) for page_id in lost)
+    unlisted = sorted(there - batch.pages.keys())
+    detail = "belongs to the batch, which does not list it"
+    yield from (Finding("unlisted", detail, page_id, repair) for page_id in unlisted)
     if repair and (unlisted or lost):
+        _queue_anew(tx, head, lost)
         tx.put_many([batches.with_pages_there(tx, batch).entry()])
+
+
+def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
+    """Make the status records of pages whose content this batch has brought; the others have
+    nothing to work on, and leave the batch."""
+    now = now_iso()
+    fresh = {}
+    for page_id in page_ids:
+        info = tx.head(page_key(head.project_id, page_id))
+        if info is not None and (info.metadata or {}).get("batch_id") == head.batch_id:
+            status = PageStatus(state="queued", batch_id=head.batch_id, updated=now)
+            fresh[page_id] = status.as_queued(NEW_PAGE_PRIORITY, now)
+    _put_in_queue(tx, head, fresh)
 
 
 def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:

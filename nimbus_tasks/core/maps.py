@@ -108,7 +108,7 @@ def read_map_text(path: Path, folder: Path) -> str:
         if found.st_size > MAX_MAP_BYTES:
             raise RefusedMapError(
                 f"is too large: {found.st_size / 2**20:.1f} MB; a store takes"
-                f" {MAX_MAP_BYTES // 2**20} MB"
+                f" {MAX_MAP_BYTES / 2**20:.0f} MB"
             )
         raw = path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself

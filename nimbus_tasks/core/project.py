@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,8 +102,28 @@ def load_project(root: Path) -> Project:
 
 def save_project(project: Project) -> None:
     """Write the configuration file, whole or not at all."""
-    text = json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(config_path(project.root), [text])
+    write_atomically(config_path(project.root), [_config_text(project)])
+
+
+def create_project(project: Project) -> Project:
+    """Write the configuration of a new project, unless somebody else has just made one there: then
+    that one is returned, and is the project. Raises :class:`StoreError`."""
+    path = config_path(project.root)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    write_atomically(beside, [_config_text(project)])
+    try:
+        os.link(beside, path)  # unlike a rename it refuses where there is a file
+    except FileExistsError:
+        return load_project(project.root)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return project
+
+
+def _config_text(project: Project) -> str:
+    return json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager

@@ -151,9 +151,10 @@ class SqliteStore(Store):
                 self._db.execute("ROLLBACK")
 
     def close(self) -> None:
-        # The last connection to close checkpoints the log, so it needs the lock as well.
-        with self._locked():
-            self._db.close()
+        # The last connection to close checkpoints the log, so it takes the lock as well. Where
+        # somebody else holds it, that one has a connection, and ours is not the last.
+        self._lock.acquire(timeout=0)
+        self._db.close()
         self._lock.close()
 
     def _prepare(self) -> None:

@@ -18,7 +18,13 @@ from invoke.exceptions import Exit
 from nimbus_tasks.command import JSON_HELP, Console, check_int, command, project_root, setting
 from nimbus_tasks.core.errors import PagesFailedError, UsageError
 from nimbus_tasks.core.keys import check_id
-from nimbus_tasks.core.project import Project, config_path, load_project, new_project, save_project
+from nimbus_tasks.core.project import (
+    Project,
+    config_path,
+    create_project,
+    load_project,
+    new_project,
+)
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
@@ -67,8 +73,12 @@ def upload(
         if not checked.maps:
             _nothing_usable(console, path, checked)
         if is_new and not dry_run:
-            save_project(project)
-            console.note(f"Made {config_path(root)} for project {project.project_id}.")
+            made = create_project(project)
+            if made is project:
+                console.note(f"Made {config_path(root)} for project {project.project_id}.")
+            else:  # another upload was first; page ids depend on the project's
+                project = made
+                checked = check_folder(path, project.project_id, limit=most, progress=bar)
         with ExitStack() as stack:
             store = None
             if not dry_run or project.store_path.exists():

@@ -33,7 +33,7 @@ from nimbus_tasks.core.keys import (
     status_prefix,
     superseded_key,
 )
-from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent
+from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent, batch_status
 from nimbus_tasks.core.maps import (
     ContentMap,
     Listing,
@@ -125,6 +125,9 @@ def upload_maps(
         return replace(outcome, page_count=_pages_after(store, project, head, wanted))
     if not wanted and head is None:
         return outcome
+    if not wanted and head is not None and head.intent != Intent.UPLOAD:
+        counts = batches.fold(store, head).counts
+        return replace(outcome, status=batch_status(head.intent, counts).value)
     return _send(project, store, head, wanted, folder, outcome, progress or Silent())
 
 

@@ -128,7 +128,7 @@ class Attempt:
             started=self.started,
             completed=now_iso(),
             duration_ms=round((time.monotonic() - self.clock) * 1000),
-            entries=self._entries,
+            entries=tuple(self._entries),
             **fields,
         )
 

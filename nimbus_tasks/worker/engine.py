@@ -162,8 +162,9 @@ class Worker:
         finally:
             self._pool.close()
         if self._stops >= 2:
+            self._ended += self._pool.outcomes(0)
             self._exchange()
-            self._release(self._pool.take_back_waiting() + [a.claim for a in self._pool.running])
+            self._release(list(self._in_hand.values()))
         # What others did meanwhile counts as well: batches that were open may have ended.
         self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
         self._save_snapshots()

@@ -22,13 +22,14 @@ from nimbus_tasks.core.claims import (
     renew_claims,
     take_up_lapsed,
 )
-from nimbus_tasks.core.clock import iso_after, utc_now
+from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NotFoundError
-from nimbus_tasks.core.keys import queue_prefix, status_prefix
-from nimbus_tasks.core.lifecycle import Intent, is_finished
+from nimbus_tasks.core.keys import queue_prefix
+from nimbus_tasks.core.lifecycle import is_finished
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
+from nimbus_tasks.worker.lookout import Lookout
 
 DEFAULT_CONCURRENCY = 4
 DEFAULT_MAX_ATTEMPTS = 1
@@ -40,10 +41,10 @@ MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
 MEASURE_SECONDS = 0.25
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
-#: How long nothing may come of an upload before a worker no longer waits for it.
-UPLOAD_SILENT_SECONDS = 15.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
+#: Step and progress of a page that waits for a thread.
+_NOT_BEGUN: tuple[str | None, float] = (None, 0.0)
 
 
 class Watcher(Protocol):
@@ -101,6 +102,15 @@ class Worked:
         }
 
 
+@dataclass
+class _Held:
+    """A claim in hand; when its lease was renewed, and which step and progress others see."""
+
+    claim: Claim
+    renewed: float
+    shown: tuple[str | None, float] = _NOT_BEGUN
+
+
 class Worker:
     """Works until the queue is empty. :meth:`stop` may be called from a signal handler."""
 
@@ -119,9 +129,8 @@ class Worker:
         self._pool = AttemptPool(
             processor, options.concurrency, options.max_attempts, options.timeout
         )
-        self._in_hand: dict[str, Claim] = {}
-        self._shown: dict[str, tuple[str | None, float]] = {}
-        self._renewed: dict[str, float] = {}
+        self._lookout = Lookout(store, project_id, options.batch_id)
+        self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
         self._counted, self._counted_since = 0, time.monotonic()
@@ -129,7 +138,6 @@ class Worker:
         self._last_exchange = self._last_count = self._last_progress = 0.0
         self._queue_is_empty = False
         self._open_batches: set[str] = set()
-        self._others: dict[str, str] = {}
         self._stops = self._stops_told = 0
         self._next_look = 0.0
         self.worked = Worked()
@@ -164,7 +172,7 @@ class Worker:
         if self._stops >= 2:
             self._ended += self._pool.outcomes(0)
             self._exchange()
-            self._release(list(self._in_hand.values()))
+            self._release([held.claim for held in self._in_hand.values()])
         # What others did meanwhile counts as well: batches that were open may have ended.
         self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
         self._save_snapshots()
@@ -224,8 +232,7 @@ class Worker:
 
     def _take(self, claims: list[Claim], clock: float) -> None:
         for claim in claims:
-            self._in_hand[claim.page_id] = claim
-            self._renewed[claim.page_id] = clock
+            self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
             characters = len(claim.page.value) if claim.page else 0
             self._page_characters += (characters - self._page_characters) / 20
         self._page_characters = max(1.0, self._page_characters)
@@ -238,36 +245,30 @@ class Worker:
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)
-        if held is not None and held.status.claim == claim.status.claim:
+        if held is not None and held.claim.status.claim == claim.status.claim:
             del self._in_hand[claim.page_id]
-            self._renewed.pop(claim.page_id, None)
-            self._shown.pop(claim.page_id, None)
 
     def _renew(self, tx: KeyValues, clock: float) -> None:
         """Renew leases that are a third used up; show steps and progress that have changed."""
         progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
-        at: dict[str, tuple[str | None, float]] = {
-            attempt.claim.page_id: (attempt.step, attempt.percent) for attempt in self._pool.running
-        }
-        held = {}
-        for page_id, claim in self._in_hand.items():
-            seen = at.get(page_id, (None, 0.0))
-            moved = progress_is_due and page_id in at and seen != self._shown.get(page_id)
-            if moved or clock - self._renewed[page_id] > self._options.lease_seconds / 3:
-                held[page_id] = (claim, *seen)
-                self._shown[page_id] = seen
-                self._renewed[page_id] = clock
+        lease = self._options.lease_seconds
+        at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
+        due = {}
+        for page_id, held in self._in_hand.items():
+            seen = at.get(page_id, _NOT_BEGUN)
+            moved = progress_is_due and seen != held.shown
+            if moved or clock - held.renewed > lease / 3:
+                held.shown, held.renewed = seen, clock
+                due[page_id] = (held.claim, *seen)
         if progress_is_due:
             self._last_progress = clock
-        for page_id in renew_claims(
-            tx, self._project_id, held, self._options.lease_seconds, utc_now()
-        ):
-            self._forget(self._in_hand[page_id])
+        for page_id in renew_claims(tx, self._project_id, due, lease, utc_now()):
+            del self._in_hand[page_id]
 
     def _release_cancelled(self, tx: KeyValues) -> int:
         """Give back what was claimed ahead of a batch that has been cancelled meanwhile."""
         waiting = self._pool.waiting
-        batch_ids = {claim.status.batch_id for claim in self._in_hand.values()}
+        batch_ids = {held.claim.status.batch_id for held in self._in_hand.values()}
         cancelled = cancelled_batches(tx, self._project_id, batch_ids) if waiting else set()
         if not cancelled:
             return 0
@@ -325,35 +326,12 @@ class Worker:
         if self._take_up_lapsed():
             self._queue_is_empty = False
             return True
-        reason = "new pages" if self._options.forever else self._what_is_expected()
+        reason = "new pages" if self._options.forever else self._lookout.what_is_expected()
         if reason is None:
             return False
         self._watcher.waits(reason)
         self._next_look = time.monotonic() + LOOK_SECONDS
         return True
-
-    def _what_is_expected(self) -> str | None:
-        """Pages of an upload that is under way, or of a worker that may have died."""
-        for head in batches.heads(self._store, self._project_id):
-            wanted = self._options.batch_id in (None, head.batch_id)
-            if head.intent == Intent.UPLOAD and wanted:
-                last = batches.fold(self._store, head).last_change or head.created
-                if last > iso_after(-UPLOAD_SILENT_SECONDS):
-                    return "the upload of more pages"
-        leases = {
-            info.key: info.metadata.get("lease") or ""
-            for info in self._store.scan(status_prefix(self._project_id))
-            if info.metadata
-            and info.metadata.get("status") == "processing"
-            and self._options.batch_id in (None, info.metadata.get("batch_id"))
-        }
-        for key, lease in leases.items():
-            self._others.setdefault(key, lease)
-        # A lease that has been renewed since we first saw it has a holder that is alive.
-        silent = [key for key, lease in leases.items() if self._others[key] == lease]
-        if not silent:
-            return None
-        return f"{len(silent):,} pages of a worker that may be gone"
 
     def _take_up_lapsed(self) -> bool:
         now, batch_id = utc_now(), self._options.batch_id

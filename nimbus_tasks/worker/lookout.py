@@ -1,0 +1,57 @@
+"""Is more work to be expected, though the queue is empty?
+
+An upload may still be sending, and another worker may have died with pages in hand, which come back
+when its leases end. A worker that ends at once would leave both to be noticed by a person.
+"""
+
+from __future__ import annotations
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.clock import iso_after
+from nimbus_tasks.core.keys import status_prefix
+from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.kv.store import Store
+
+#: How long nothing may come of an upload before a worker no longer waits for it.
+UPLOAD_SILENT_SECONDS = 15.0
+
+
+class Lookout:
+    """Looks at what others do, in one batch or in all. It remembers what it has seen before."""
+
+    def __init__(self, store: Store, project_id: str, batch_id: str | None) -> None:
+        self._store = store
+        self._project_id = project_id
+        self._batch_id = batch_id
+        self._first_leases: dict[str, str] = {}
+
+    def what_is_expected(self) -> str | None:
+        """What is worth waiting for, in words; ``None`` if nothing is."""
+        if self._is_being_uploaded():
+            return "the upload of more pages"
+        if self._has_silent_claims():
+            return "the leases of a worker that may be gone"
+        return None
+
+    def _is_being_uploaded(self) -> bool:
+        since = iso_after(-UPLOAD_SILENT_SECONDS)
+        for head in batches.heads(self._store, self._project_id):
+            if head.intent == Intent.UPLOAD and self._batch_id in (None, head.batch_id):
+                last_change = batches.fold(self._store, head).last_change or head.created
+                if last_change > since:
+                    return True
+        return False
+
+    def _has_silent_claims(self) -> bool:
+        """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
+        is alive, and is its own affair."""
+        leases = {
+            info.key: info.metadata.get("lease") or ""
+            for info in self._store.scan(status_prefix(self._project_id))
+            if info.metadata
+            and info.metadata.get("status") == "processing"
+            and self._batch_id in (None, info.metadata.get("batch_id"))
+        }
+        for key, lease in leases.items():
+            self._first_leases.setdefault(key, lease)
+        return any(self._first_leases[key] == lease for key, lease in leases.items())

@@ -280,6 +280,14 @@ def test_a_worker_of_one_batch_claims_its_pages_and_no_others(store: Store) -> N
     assert claim(store, batch_id="batch_of_nobody") == []
 
 
+def test_a_worker_of_one_batch_finds_its_pages_behind_many_of_others(store: Store) -> None:
+    queue(store, *(f"other_{number}" for number in range(5)), batch_id=OTHER, priority=10)
+    queue(store, "page_a", "page_b", "page_c")
+
+    assert [one.page_id for one in claim(store, 2, batch_id=BATCH)] == ["page_a", "page_b"]
+    assert len(in_queue(store)) == 6
+
+
 # --- what is in the queue and should not be ---
 
 

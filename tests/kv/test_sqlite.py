@@ -268,6 +268,18 @@ def test_a_writer_that_is_waited_for_in_vain_is_a_store_error(
     assert store.get("a") is not None
 
 
+def test_not_even_another_program_writes_between_a_transactions_reads_and_its_writes(
+    store: Store, path: Path
+) -> None:
+    with closing(sqlite3.connect(path, timeout=0)) as other, store.transaction() as tx:
+        assert tx.get("a") is None
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("INSERT INTO keys VALUES ('a', NULL)")
+        tx.put("a", "1")
+
+    assert store.get("a") == Entry("a", "1")
+
+
 # --- the file ---
 
 
@@ -277,6 +289,15 @@ def test_a_store_that_was_closed_is_one_file_and_its_lock(path: Path) -> None:
 
     names = sorted(child.name for child in path.parent.iterdir())
     assert names == ["kv.sqlite3", "kv.sqlite3.lock"]
+
+
+def test_of_a_deleted_key_nothing_is_left_in_the_file(store: Store, path: Path) -> None:
+    fill(store, "a", "b")
+    store.delete_many(["a", "b"])
+
+    with closing(sqlite3.connect(path)) as db:
+        for table in ("keys", "vals"):
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 def test_a_store_that_is_not_there_is_not_made_unasked(path: Path) -> None:

@@ -91,7 +91,7 @@ class Batch:
             "intent": head.intent,
             **present(reason=head.reason),
             "pages": self.pages,
-            "summary": head.summary(),
+            "summary": {**mapping_field(self.extra.get("summary")), **head.summary()},
         }
         key = batch_key(head.project_id, head.batch_id)
         return Entry(key, dump_json(value), head.metadata())
@@ -103,7 +103,7 @@ class Batch:
         head = replace(
             self.head,
             status=status,
-            page_count=len(self.pages),
+            page_count=tally.total,
             counts=tally.counts,
             average_time_ms=tally.average_time_ms(),
         )
@@ -164,7 +164,7 @@ def head_from_metadata(project_id: str, batch_id: str, info: KeyInfo) -> BatchHe
 def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
     """The batch record of an entry, ours or the seed's. Raises :class:`UnreadableRecordError`."""
     value = load_object(entry)
-    listed = mapping_field(value.get("pages"))
+    listed, summary = mapping_field(value.get("pages")), mapping_field(value.get("summary"))
     pages = {page_id: mapping_field(listed[page_id]) for page_id in listed if is_id(page_id)}
     head = head_from_metadata(project_id, batch_id, KeyInfo(entry.key, entry.metadata))
     if head is None:
@@ -175,10 +175,30 @@ def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
             created=text_field(value.get("created")) or "",
             page_count=len(pages),
             status=status,
+            counts=_counts_of(summary),
             intent=text_field(value.get("intent"))
             or _INTENT_OF_STATUS.get(status, Intent.RUN.value),
-            average_time_ms=count_field(mapping_field(value.get("summary")).get("average_time_ms")),
+            average_time_ms=count_field(summary.get("average_time_ms")),
             reason=text_field(value.get("reason")),
         )
+    # The metadata has the beginning of a long reason only.
+    head = replace(head, reason=text_field(value.get("reason")) or head.reason)
     extra = {name: value[name] for name in value if name not in _BATCH_FIELDS}
+    if unknown := {k: v for k, v in summary.items() if k not in _SUMMARY_FIELDS}:
+        extra["summary"] = unknown
     return Batch(head, pages, extra)
+
+
+_SUMMARY_FIELDS = frozenset(("completed", "failed", "pending", "average_time_ms"))
+
+
+def _counts_of(summary: Mapping[str, Any]) -> dict[str, int]:
+    """What a summary without counts, the seed's, says of the pages; nothing if it says nothing."""
+    said = {
+        "done": count_field(summary.get("completed")),
+        "failed": count_field(summary.get("failed")),
+        "queued": count_field(summary.get("pending")),
+    }
+    if all(count is None for count in said.values()):
+        return {}
+    return dict.fromkeys(PAGE_STATES, 0) | {state: count or 0 for state, count in said.items()}

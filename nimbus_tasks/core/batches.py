@@ -24,9 +24,9 @@ from nimbus_tasks.core.keys import (
     status_prefix,
     superseded_prefix,
 )
-from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally, batch_status, is_finished
+from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
-from nimbus_tasks.core.records import read_status
+from nimbus_tasks.core.records import METADATA_VERSION, read_status, small_form
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import KeyInfo, KeyValues
 
@@ -90,10 +90,11 @@ class BatchView:
 def heads(store: KeyValues, project_id: str) -> list[BatchHead]:
     """All batches of the project, newest first."""
     found = []
-    for info in store.scan(batch_prefix(project_id)):
-        batch_id = last_part(info.key)
+    prefix = batch_prefix(project_id)
+    for info in store.scan(prefix):
+        batch_id = info.key.removeprefix(prefix)
         if is_id(batch_id):
-            found.append(_head(store, project_id, batch_id, info))
+            found.append(_head_or_stub(store, project_id, batch_id, info))
     return sorted(found, key=lambda head: (head.created, head.batch_id), reverse=True)
 
 
@@ -236,11 +237,22 @@ def _head(store: KeyValues, project_id: str, batch_id: str, info: KeyInfo) -> Ba
     return head or load(store, project_id, batch_id).head
 
 
+def _head_or_stub(store: KeyValues, project_id: str, batch_id: str, info: KeyInfo) -> BatchHead:
+    """The head; one that cannot be read must not hide the others, and is counted by its pages."""
+    try:
+        return _head(store, project_id, batch_id, info)
+    except StoreError:
+        return BatchHead(batch_id, project_id, "", 0, "unreadable", Intent.RUN.value)
+
+
 def _status_metadata(store: KeyValues, info: KeyInfo) -> Mapping[str, Any]:
     """The small form of a status record, from the value where its writer left no metadata."""
     metadata = info.metadata
-    if metadata is not None and metadata.get("status") in PAGE_STATES and "batch_id" in metadata:
-        return metadata
+    if metadata is not None:
+        if metadata.get("v") == METADATA_VERSION:
+            return metadata
+        if (checked := small_form(metadata)) is not None:
+            return checked
     entry = store.get(info.key)
     try:
         return read_status(entry).to_metadata() if entry else {"status": "failed", "batch_id": ""}

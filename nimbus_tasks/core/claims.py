@@ -11,21 +11,25 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from nimbus_tasks.core.batch_records import head_from_metadata
+from nimbus_tasks.core.batch_records import BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import iso_after, to_iso
 from nimbus_tasks.core.keys import (
     batch_key,
+    is_id,
     last_part,
     page_key,
     queue_prefix,
+    status_key,
     status_prefix,
 )
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
 from nimbus_tasks.core.pages import read_statuses, status_entries
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
-from nimbus_tasks.kv.store import Entry, KeyValues
+from nimbus_tasks.core.wire import UnreadableRecordError, load_object
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
 #: A page whose holders vanished this often is what makes them vanish: it fails.
 MAX_LAPSES = 3
@@ -84,13 +88,16 @@ def claim_pages(
         items = _first_items(tx, project_id, limit - len(claims), batch_id)
         if not items:
             break
-        statuses = read_statuses(tx, project_id, {last_part(key) for key in items})
+        statuses = _statuses_behind(tx, project_id, items)
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
         changed: dict[str, PageStatus] = {}
         for key in items:
             page_id = last_part(key)
             status = changed.get(page_id) or statuses.get(page_id)
-            if status is None or status.queue_key(project_id, page_id) != key:
+            if status is None or status.state != "queued":
+                continue
+            # A writer that does not know our place in the record names none: any item is its own.
+            if status.queue_key(project_id, page_id) not in (None, key):
                 continue
             if status.batch_id in cancelled:
                 changed[page_id] = status.as_cancelled(to_iso(now))
@@ -190,7 +197,7 @@ def find_lapsed(
         for info in store.scan(status_prefix(project_id))
         if info.metadata
         and info.metadata.get("status") == "processing"
-        and (info.metadata.get("lease") or moment) < moment
+        and str(info.metadata.get("lease") or moment) < moment
         and batch_id in (None, info.metadata.get("batch_id"))
     ]
 
@@ -221,8 +228,12 @@ def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]
     cancelled = set()
     for batch_id in batch_ids:
         info = tx.head(batch_key(project_id, batch_id))
-        head = info and head_from_metadata(project_id, batch_id, info)
-        if head and head.intent == Intent.CANCEL:
+        if info is None:
+            continue
+        head = head_from_metadata(project_id, batch_id, info)
+        if head is None and (entry := tx.get(info.key)) is not None:
+            head = _head_from_value(project_id, batch_id, entry)
+        if head is not None and head.intent == Intent.CANCEL:
             cancelled.add(batch_id)
     return cancelled
 
@@ -230,11 +241,47 @@ def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]
 def _first_items(tx: KeyValues, project_id: str, limit: int, batch_id: str | None) -> list[str]:
     keys = []
     for info in tx.scan(queue_prefix(project_id), limit=limit if batch_id is None else None):
-        if batch_id is None or (info.metadata or {}).get("batch_id") == batch_id:
+        if batch_id is None or _item_batch(tx, info) == batch_id:
             keys.append(info.key)
             if len(keys) == limit:
                 break
     return keys
+
+
+def _item_batch(tx: KeyValues, info: KeyInfo) -> object:
+    """The batch of a queue item, from its value where its writer left no metadata."""
+    if info.metadata is not None:
+        return info.metadata.get("batch_id")
+    return _item(tx.get(info.key)).get("batch_id")
+
+
+def _item(entry: Entry | None) -> Mapping[str, Any]:
+    try:
+        return {} if entry is None else load_object(entry)
+    except UnreadableRecordError:
+        return {}
+
+
+def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> dict[str, PageStatus]:
+    """The statuses of the items' pages. A record that is damaged is made anew from its item: its
+    page is to be worked on, and everything else of it has been lost already."""
+    page_ids = {last_part(key) for key in items if is_id(last_part(key))}
+    statuses = read_statuses(tx, project_id, page_ids)
+    for key in items:
+        page_id = last_part(key)
+        if page_id in statuses or page_id not in page_ids:
+            continue
+        batch_id = _item(tx.get(key)).get("batch_id")
+        if is_id(batch_id) and tx.head(status_key(project_id, page_id)) is not None:
+            statuses[page_id] = PageStatus("queued", str(batch_id), "")
+    return statuses
+
+
+def _head_from_value(project_id: str, batch_id: str, entry: Entry) -> BatchHead | None:
+    try:
+        return read_batch(project_id, batch_id, entry).head
+    except UnreadableRecordError:
+        return None
 
 
 def _holds(claim: Claim, status: PageStatus) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from datetime import datetime
+from datetime import datetime, timezone
 
 from nimbus_tasks.core.errors import UsageError
 
@@ -43,7 +43,7 @@ def new_project_id() -> str:
 
 def new_batch_id(moment: datetime, taken: int = 0) -> str:
     """``batch_YYYYMMDD_HHMMSS`` in UTC; ``taken`` > 0 adds a number for one more in that second."""
-    stem = moment.strftime("batch_%Y%m%d_%H%M%S")
+    stem = moment.astimezone(timezone.utc).strftime("batch_%Y%m%d_%H%M%S")
     return f"{stem}_{taken + 1}" if taken else stem
 
 
@@ -52,7 +52,8 @@ def page_id_for(project_id: str, source_path: str) -> str:
 
     MD5 spreads names here and protects nothing; two paths that meet are refused by upload.
     """
-    digest = hashlib.md5(f"{project_id}:{source_path}".encode(), usedforsecurity=False)
+    text = f"{project_id}:{source_path}".encode("utf-8", "surrogatepass")
+    digest = hashlib.md5(text, usedforsecurity=False)
     return f"page_{digest.hexdigest()[:12]}"
 
 

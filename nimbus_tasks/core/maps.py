@@ -8,17 +8,15 @@ is checked with the memory of one.
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.keys import page_id_for
-from nimbus_tasks.core.wire import dump_json
+from nimbus_tasks.core.wire import NoJsonError, dump_json, strict_loads
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 
 #: What the page record needs besides the map: ids, path, times.
@@ -79,7 +77,10 @@ def find_map_files(folder: Path) -> Iterator[Path]:
 def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
     """Check one file. Raises :class:`RefusedMapError` for one that is no usable map."""
     text = read_map_text(path, folder)
-    content = _parse(text)
+    try:
+        content = strict_loads(text)
+    except NoJsonError as error:
+        raise RefusedMapError(str(error)) from error
     file = path.relative_to(folder).as_posix()
     if not isinstance(content, dict):
         raise RefusedMapError(f"holds {_kind(content)}, not an object")
@@ -142,35 +143,6 @@ def page_value(content_map: ContentMap, text: str, project_id: str, batch_id: st
         "sha256": content_map.sha256,
     }
     return f'{dump_json(fields)[:-1]},"extraction":{text}}}'
-
-
-def _parse(text: str) -> object:
-    try:
-        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\ud" in text.lower():
-            json.dumps(content, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise RefusedMapError(
-            f"is no JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-        ) from error
-    except RecursionError:
-        raise RefusedMapError("is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise RefusedMapError("holds half of a surrogate pair, which is no text") from None
-    except ValueError:  # Python's own limit on the digits of an integer
-        raise RefusedMapError("holds a number of thousands of digits") from None
-    return content
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise RefusedMapError(f"holds {name}, which is no JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not isfinite(number):
-        raise RefusedMapError(f"holds the number {digits[:20]}, which is too large")
-    return number
 
 
 def _is_listing(content: dict[str, Any]) -> bool:

@@ -50,12 +50,13 @@ def _pace_in(tally: Tally, now: datetime, window: float) -> Pace | None:
     enough = ENOUGH if window < LONG_WINDOW_SECONDS else 1
     if len(recent) < enough:
         return None
-    # The work may have begun within the window: then the time since the beginning counts. A first
-    # page is no beginning of its own, so its start, not its end, opens the interval.
-    begun = tally.first_started if len(recent) == len(tally.completions) else None
-    elapsed = seconds_between(begun or min(recent), to_iso(now)) or 0.0
-    elapsed = min(window, max(elapsed, 0.001))
-    rate = len(recent) / elapsed
+    # The work may have begun within the window: then the time since its beginning counts. To open
+    # at the first of several endings would take pages that end together for a fast batch.
+    opens = since
+    if len(recent) == len(tally.completions) and tally.first_started is not None:
+        opens = max(since, tally.first_started)
+    elapsed = seconds_between(opens, to_iso(now)) or 0.0
+    rate = len(recent) / max(elapsed, 0.001)
     # Arrivals scatter by the square root of their number; one page alone says "half to double".
     spread = min(0.5, 1 / sqrt(len(recent)))
     return Pace(rate, tally.pending / (rate * (1 + spread)), tally.pending / (rate * (1 - spread)))

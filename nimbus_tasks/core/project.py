@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import StoreError, UsageError
 from nimbus_tasks.core.keys import is_id, new_project_id
+from nimbus_tasks.core.wire import NoJsonError, strict_loads, text_field
 
 if TYPE_CHECKING:
     from nimbus_tasks.kv.store import Store
 
 STORES = ("sqlite",)
 QUEUES = ("keys",)
+#: What file systems without hard links answer.
+_NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 
 
@@ -87,7 +91,7 @@ def load_project(root: Path) -> Project:
     """The project of a directory. Raises :class:`UsageError` where there is none, or a bad one."""
     path = config_path(root)
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        config = strict_loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(
             f"there is no project in {root} (no .nimbus/project-config.json)",
@@ -95,8 +99,8 @@ def load_project(root: Path) -> Project:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no JSON: {error}", advice=_INIT_ADVICE) from error
+    except NoJsonError as error:
+        raise UsageError(f"{path} {error}", advice=_INIT_ADVICE) from error
     return _parse_config(root, path, config)
 
 
@@ -116,7 +120,9 @@ def create_project(project: Project) -> Project:
     except FileExistsError:
         return load_project(project.root)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        if error.errno not in _NO_HARD_LINKS:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        save_project(project)
     finally:
         beside.unlink(missing_ok=True)
     return project
@@ -176,7 +182,7 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
         root=root,
         project_id=str(project_id),
         name=title if isinstance(title, str) else root.name,
-        created=str(config.get("created", "")),
+        created=text_field(config.get("created")) or "",
         store=config.get("store", "sqlite"),
         queue=config.get("queue", "keys"),
         extra={key: value for key, value in config.items() if key not in own},

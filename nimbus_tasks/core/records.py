@@ -8,11 +8,12 @@ of the wrong type counts as absent), ``entry`` gives what is to be stored, with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nimbus_tasks.core.keys import queue_key
+from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
     clip_bytes,
@@ -23,14 +24,17 @@ from nimbus_tasks.core.wire import (
     number_field,
     present,
     text_field,
+    time_field,
 )
-from nimbus_tasks.kv.store import Entry
+from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry
 
 NEW_PAGE_PRIORITY = 5
 RETRY_PRIORITY = 8
 
-#: Serialised bytes that a path and an error may take of the metadata's 1024.
-_PATH_BYTES, _ERROR_BYTES, _STEP_BYTES = 220, 260, 120
+#: Serialised bytes that a text may take of the metadata's 1024.
+_PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, _CODE_BYTES = 220, 260, 120, 60
+#: Marks metadata of ours, which needs no checking of its fields when 100,000 are listed.
+METADATA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class PageStatus:
 
     Times are ISO 8601, ``duration_ms`` milliseconds, ``progress`` percent, ``confidence`` 0 to 1.
     ``claim`` names the current claim: an outcome counts only if it brings the same. ``lapses``
-    counts claims whose holder was never heard of again.
+    counts claims whose holder was never heard of again. ``extra`` are unknown fields of the record,
+    ``detail`` those of the part that its state has (``processing``, ``result``, …).
     """
 
     state: str
@@ -64,6 +69,7 @@ class PageStatus:
     code: str | None = None
     superseded_by: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_value(cls, value: Mapping[str, Any]) -> PageStatus:
@@ -72,29 +78,31 @@ class PageStatus:
         processing = mapping_field(value.get("processing"))
         error = mapping_field(value.get("error"))
         outcome = error | mapping_field(value.get("result"))
+        state = _state(value.get("status"))
         return cls(
-            state=_state(value.get("status")),
-            batch_id=text_field(value.get("batch_id")) or "",
-            updated=text_field(value.get("updated")) or "",
+            state=state,
+            batch_id=_id_field(value.get("batch_id")) or "",
+            updated=time_field(value.get("updated")) or "",
             attempts=count_field(value.get("attempts")) or 0,
             path=text_field(value.get("path")),
-            uploaded=text_field(value.get("uploaded")),
-            priority=count_field(queued.get("priority")),
-            queued_at=text_field(queued.get("queued_at")),
+            uploaded=time_field(value.get("uploaded")),
+            priority=_priority_field(queued.get("priority")),
+            queued_at=time_field(queued.get("queued_at")),
             claim=text_field(processing.get("claim")),
-            lease=text_field(processing.get("lease")),
+            lease=time_field(processing.get("lease")),
             lapses=count_field(value.get("lapses")) or 0,
-            started=text_field((processing or outcome).get("started")),
+            started=time_field((processing or outcome).get("started")),
             step=text_field(processing.get("current_step")),
             progress=number_field(processing.get("progress")),
-            completed=text_field(outcome.get("completed")) or text_field(outcome.get("timestamp")),
+            completed=time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
             duration_ms=count_field(outcome.get("duration_ms")),
             changes=count_field(outcome.get("changes")),
             confidence=number_field(outcome.get("confidence")),
             error=text_field(error.get("message")),
             code=text_field(error.get("code")),
-            superseded_by=text_field(value.get("superseded_by")),
+            superseded_by=_id_field(value.get("superseded_by")),
             extra={name: value[name] for name in value if name not in _STATUS_FIELDS},
+            detail=_unknown_in(value, state),
         )
 
     def to_value(self) -> dict[str, Any]:
@@ -109,10 +117,13 @@ class PageStatus:
         }
         if self.lapses:
             value["lapses"] = self.lapses
-        if self.state == "queued":
-            value["queued"] = present(priority=self.priority, queued_at=self.queued_at)
-        elif self.state == "processing":
+        # In flight it keeps its place, to which it goes back if it is released.
+        place = present(priority=self.priority, queued_at=self.queued_at)
+        if self.state in ("queued", "processing") and place:
+            value["queued"] = {**(self.detail if self.state == "queued" else {}), **place}
+        if self.state == "processing":
             value["processing"] = {
+                **self.detail,
                 "started": self.started,
                 "current_step": self.step,
                 "progress": self.progress or 0,
@@ -120,6 +131,7 @@ class PageStatus:
             }
         elif self.state == "done":
             value["result"] = {
+                **self.detail,
                 "completed": self.completed,
                 "success": True,
                 "changes": self.changes or 0,
@@ -129,6 +141,7 @@ class PageStatus:
             }
         elif self.state == "failed":
             value["error"] = {
+                **self.detail,
                 "message": self.error,
                 "code": self.code,
                 "timestamp": self.completed,
@@ -139,6 +152,7 @@ class PageStatus:
     def to_metadata(self) -> dict[str, Any]:
         """The record in small: one listing of these answers status, monitor, metrics and report."""
         small = present(
+            v=METADATA_VERSION,
             status=self.state,
             batch_id=self.batch_id,
             updated=self.updated,
@@ -154,16 +168,25 @@ class PageStatus:
             small |= present(
                 started=self.started, step=step, progress=self.progress, lease=self.lease
             )
-        elif self.state in ("done", "failed"):
+        elif self.state == "done":
             small |= present(
                 started=self.started,
                 completed=self.completed,
                 duration_ms=self.duration_ms,
                 changes=self.changes,
                 confidence=self.confidence,
-                error=None if self.error is None else clip_bytes(self.error, _ERROR_BYTES),
-                code=self.code,
             )
+        elif self.state == "failed":
+            small |= present(
+                started=self.started,
+                completed=self.completed,
+                duration_ms=self.duration_ms,
+                code=None if self.code is None else clip_bytes(self.code, _CODE_BYTES),
+            )
+            if self.error is not None:
+                # The error has what the others leave: with ids of the usual length, all it needs.
+                room = MAX_METADATA_BYTES - len(json.dumps(small, separators=(",", ":"))) - 10
+                small["error"] = clip_bytes(self.error, min(_ERROR_BYTES, room))
         return small
 
     def entry(self, key: str) -> Entry:
@@ -226,7 +249,7 @@ _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
         "error",
         "code",
     )
-)
+) | {"detail": {}}
 
 
 def read_status(entry: Entry) -> PageStatus:
@@ -251,3 +274,69 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
 def _state(value: object) -> str:
     # A state that we do not know is taken for one that somebody has to look at.
     return value if isinstance(value, str) and value in PAGE_STATES else "failed"
+
+
+#: The part of a record that goes with its state.
+_PART_OF_STATE = {
+    "queued": "queued",
+    "processing": "processing",
+    "done": "result",
+    "failed": "error",
+}
+_PART_FIELDS = frozenset(
+    (
+        "priority",
+        "queued_at",
+        "started",
+        "current_step",
+        "progress",
+        "claim",
+        "lease",
+        "completed",
+        "success",
+        "changes",
+        "confidence",
+        "duration_ms",
+        "message",
+        "code",
+        "timestamp",
+    )
+)
+
+
+def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
+    if state not in _PART_OF_STATE:
+        return {}
+    part = mapping_field(value.get(_PART_OF_STATE[state]))
+    return {name: part[name] for name in part if name not in _PART_FIELDS}
+
+
+def _id_field(value: object) -> str | None:
+    return value if isinstance(value, str) and is_id(value) else None
+
+
+def _priority_field(value: object) -> int | None:
+    number = count_field(value)
+    return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
+
+
+def small_form(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A status' metadata with fields of the right types: those that somebody else wrote wrongly
+    count as absent. ``None`` where it does not tell state and batch: read the value then."""
+    state, batch_id = metadata.get("status"), _id_field(metadata.get("batch_id"))
+    if state not in PAGE_STATES or batch_id is None:
+        return None
+    checked = {name: read(metadata.get(name)) for name, read in _SMALL_FIELDS.items()}
+    return present(status=state, batch_id=batch_id, **checked)
+
+
+_SMALL_FIELDS: dict[str, Callable[[object], Any]] = {
+    **dict.fromkeys(
+        ("updated", "uploaded", "queued_at", "started", "lease", "completed"), time_field
+    ),
+    **dict.fromkeys(("path", "step", "error", "code"), text_field),
+    **dict.fromkeys(("attempts", "duration_ms", "changes"), count_field),
+    **dict.fromkeys(("progress", "confidence"), number_field),
+    "priority": _priority_field,
+    "superseded_by": _id_field,
+}

@@ -60,7 +60,7 @@ class SqliteStore(Store):
             raise _store_error(path, error.strerror or str(error)) from error
         with self._translated():
             self._db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
-        self._writing = False
+        self._writing = self._closed = False
         try:
             with self._translated():
                 self._prepare()
@@ -109,7 +109,8 @@ class SqliteStore(Store):
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
         with self._translated(), closing(self._db.cursor()) as cursor:
             cursor.execute(
-                "SELECT key, metadata FROM keys WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
+                "SELECT key, metadata FROM keys WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)"
+                " ORDER BY key LIMIT ?3",
                 (prefix, _after_prefix(prefix), -1 if limit is None else limit),
             )
             while rows := cursor.fetchmany(_ROWS_A_PARSE):
@@ -153,6 +154,9 @@ class SqliteStore(Store):
     def close(self) -> None:
         # The last connection to close checkpoints the log, so it takes the lock as well. Where
         # somebody else holds it, that one has a connection, and ours is not the last.
+        if self._closed:
+            return
+        self._closed = True
         self._lock.acquire(timeout=0)
         self._db.close()
         self._lock.close()
@@ -186,20 +190,17 @@ class SqliteStore(Store):
 
     def _create_schema(self) -> None:
         with self._locked():
+            # Two processes may both have found the file new: the second one finds it made. A file
+            # that has tables of others, or their mark, is not touched.
+            is_empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+            if self._stamp() != (0, 0) or not is_empty:
+                return
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("BEGIN IMMEDIATE")
-            # Two processes may both have found the file new: the second one finds it made.
-            if self._stamp() == (0, 0):
-                if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
-                    self._db.execute("ROLLBACK")
-                    raise StoreError(
-                        f"{self._path} is an SQLite file of another program",
-                        advice="Move it away; the next upload makes a new store.",
-                    )
-                for statement in _SCHEMA.strip().split(";")[:-1]:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for statement in _SCHEMA.strip().split(";")[:-1]:
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
 
     @contextmanager
@@ -221,6 +222,8 @@ class SqliteStore(Store):
             yield
         except sqlite3.Error as error:
             raise _store_error(self._path, str(error)) from error
+        except UnicodeEncodeError as error:
+            raise StoreError("half of a surrogate pair is no text that a store can hold") from error
 
 
 def _store_error(path: Path, text: str) -> StoreError:
@@ -243,7 +246,7 @@ def _store_error(path: Path, text: str) -> StoreError:
 
 
 def _check_limits(key: str, value: str, metadata: str | None) -> None:
-    if len(key) > MAX_KEY_BYTES:
+    if len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES:
         raise StoreError(f"a key may have {MAX_KEY_BYTES} bytes: {key[:60]}…")
     # A character is 4 bytes at the most: only values near the limit are encoded to be counted.
     if len(value) * 4 > MAX_VALUE_BYTES and len(value.encode()) > MAX_VALUE_BYTES:
@@ -256,6 +259,11 @@ def _dump(metadata: Metadata) -> str:
     return json.dumps(metadata, separators=(",", ":"), allow_nan=False)
 
 
-def _after_prefix(prefix: str) -> str:
-    """The first text, in byte order, that does not begin with ``prefix``."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+def _after_prefix(prefix: str) -> str | None:
+    """The first text, in byte order, that does not begin with ``prefix``; ``None`` if none."""
+    rest = prefix.rstrip("\U0010ffff")
+    if not rest:
+        return None
+    after = ord(rest[-1]) + 1
+    # Halves of surrogate pairs are no characters: after U+D7FF comes U+E000.
+    return rest[:-1] + chr(0xE000 if after == 0xD800 else after)

@@ -197,9 +197,6 @@ def test_a_batch_whose_id_is_none_is_not_listed(store: Store, batch_id: str) -> 
     assert [head.batch_id for head in batches.heads(store, PROJECT)] == [BATCH]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="batches.py: heads takes the last part of a longer key for a batch's id"
-)
 def test_a_key_of_more_parts_is_no_batch_and_hides_none(store: Store) -> None:
     put_batch(store, BATCH)
     put_raw(store, f"batch:{PROJECT}:{BATCH}:lock", {"holder": "worker-1"})
@@ -207,9 +204,6 @@ def test_a_key_of_more_parts_is_no_batch_and_hides_none(store: Store) -> None:
     assert [head.batch_id for head in batches.heads(store, PROJECT)] == [BATCH]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="batches.py: one record that cannot be read fails the list of all batches"
-)
 def test_a_batch_that_cannot_be_read_does_not_hide_the_others(store: Store) -> None:
     put_batch(store, BATCH)
     put_raw(store, batch_key(PROJECT, LATER), "{damaged")
@@ -335,9 +329,6 @@ def test_a_page_that_cannot_be_read_stays_open_and_hides_no_other(store: Store, 
         ("processing", "started", 5),
         ("processing", "batch_id", ["a"]),
     ],
-)
-@pytest.mark.xfail(
-    strict=True, reason="batches.py: _status_metadata takes others' metadata without checking it"
 )
 def test_a_field_of_the_wrong_type_in_the_metadata_counts_as_absent(
     store: Store, state: str, field: str, wrong: object

@@ -343,10 +343,6 @@ def test_an_item_of_a_hostile_id_is_removed_and_hurts_nobody(store: Store, page_
     assert in_queue(store) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="claims.py: the item of a queued page that does not name its place is thrown away",
-)
 def test_a_queued_page_of_the_wire_contract_is_claimed_though_it_does_not_name_its_place(
     store: Store,
 ) -> None:
@@ -360,9 +356,6 @@ def test_a_queued_page_of_the_wire_contract_is_claimed_though_it_does_not_name_i
     assert [one.page_id for one in claim(store)] == ["page_a"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="claims.py: an item without metadata belongs to no batch when one is asked"
-)
 def test_a_worker_of_one_batch_claims_its_pages_whose_item_has_no_metadata(store: Store) -> None:
     queue(store, "page_a")
     key = queue_key(PROJECT, "page_a", 5, iso(-30))
@@ -373,11 +366,6 @@ def test_a_worker_of_one_batch_claims_its_pages_whose_item_has_no_metadata(store
     assert [one.page_id for one in claim(store, batch_id=BATCH)] == ["page_a"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="claims.py: the item of a page whose record is damaged is thrown away, the page stays"
-    " queued by its metadata, and verify does not name it",
-)
 def test_a_page_whose_record_is_damaged_is_not_left_queued_and_in_no_queue(store: Store) -> None:
     queue(store, "page_a")
     metadata = status_of(store, "page_a").to_metadata()
@@ -414,9 +402,6 @@ def test_a_cancelled_batch_is_one_for_which_a_cancel_was_asked(store: Store) -> 
     assert cancelled_batches(store, PROJECT, everyone) == {"batch_cancel"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="claims.py: a cancel is looked for in the batch's metadata and nowhere else"
-)
 def test_a_cancel_holds_though_a_client_of_the_seed_has_dropped_the_metadata(store: Store) -> None:
     queue(store, "page_a")
     cancel(store)
@@ -513,9 +498,6 @@ def test_a_page_that_is_tried_again_waits_behind_those_of_its_priority(store: St
     assert in_queue(store) == ["page_b", "page_a"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="records.py: a page in flight does not keep its priority and queued_at"
-)
 def test_a_retry_that_is_tried_again_is_still_a_retry(store: Store) -> None:
     queue(store, "page_a", priority=8)
     queue(store, "page_b", queued=-90)
@@ -697,9 +679,6 @@ def test_a_released_page_is_as_if_it_had_never_been_claimed(store: Store) -> Non
     assert claim_one(store, now=2).attempt == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="records.py: a page in flight does not keep its priority and queued_at"
-)
 def test_a_released_page_keeps_its_place_in_the_queue(store: Store) -> None:
     queue(store, "retry", priority=8, queued=-5)
     queue(store, "oldest", queued=-90)
@@ -777,9 +756,6 @@ def test_a_lapsed_page_is_queued_again_and_its_log_says_why(store: Store) -> Non
     assert claim_one(store, now=LEASE + 2).attempt == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="records.py: a page in flight does not keep its priority and queued_at"
-)
 def test_a_lapsed_page_keeps_its_place_in_the_queue(store: Store) -> None:
     queue(store, "retry", priority=8, queued=-5)
     queue(store, "waiting", queued=-90)

@@ -131,9 +131,6 @@ def test_a_second_batch_in_one_second_gets_a_number() -> None:
     assert all(map(keys.is_id, made))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="keys.py: new_batch_id takes the moment's own zone, and says UTC"
-)
 def test_a_batch_id_is_in_utc_wherever_the_moment_was_taken() -> None:
     moment = datetime(2024, 9, 2, 15, 45, tzinfo=timezone(timedelta(hours=2)))
 

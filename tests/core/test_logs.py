@@ -129,9 +129,6 @@ def test_a_page_without_a_log_has_no_entries() -> None:
     assert read_logs(None) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="wire.py: load_object reads NaN, which dump_json then refuses"
-)
 @pytest.mark.parametrize("number", ["NaN", "1e999"])
 def test_a_number_that_is_no_json_in_an_old_entry_does_not_stop_the_new_ones(
     store: Store, number: str

@@ -126,10 +126,6 @@ def test_times_that_javascript_wrote_are_understood() -> None:
     assert known(pace(tally, NOW))[0] == pytest.approx(1.0)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="pace.py: the interval opens at the first ending in the window and counts it as well",
-)
 @pytest.mark.parametrize(
     ("together", "every", "last"),
     [

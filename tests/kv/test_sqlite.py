@@ -64,21 +64,15 @@ class TestSqliteStore(StoreSuite):
 
     # Faults of the source, to be taken away with them; the suite's tests stay as they are.
 
-    @pytest.mark.xfail(strict=True, reason="sqlite.py: _after_prefix('') is an IndexError")
     def test_an_empty_prefix_lists_everything(self, store: Store) -> None:
         super().test_an_empty_prefix_lists_everything(store)
 
-    @pytest.mark.xfail(
-        strict=True, reason="sqlite.py: _after_prefix fails after U+D7FF and U+10FFFF"
-    )
     def test_a_prefix_may_end_in_any_character(self, store: Store) -> None:
         super().test_a_prefix_may_end_in_any_character(store)
 
-    @pytest.mark.xfail(strict=True, reason="sqlite.py: _check_limits counts a key's characters")
     def test_the_length_of_a_key_is_counted_in_bytes(self, store: Store) -> None:
         super().test_the_length_of_a_key_is_counted_in_bytes(store)
 
-    @pytest.mark.xfail(strict=True, reason="sqlite.py: UnicodeEncodeError, which is no StoreError")
     def test_text_that_is_no_text_is_refused(self, store: Store) -> None:
         super().test_text_that_is_no_text_is_refused(store)
 
@@ -383,9 +377,6 @@ def test_an_sqlite_file_of_another_program_is_left_as_it_was(
     refused(path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="sqlite.py: _create_schema switches a foreign file to WAL, then refuses it"
-)
 @pytest.mark.parametrize("pragmas", [(), ("application_id = 7",)])
 def test_an_sqlite_file_of_another_program_without_a_version_is_left_as_it_was(
     path: Path, pragmas: tuple[str, ...]
@@ -493,7 +484,6 @@ def test_a_failed_opening_holds_nothing_that_a_later_one_needs(path: Path) -> No
         fill(store, "a")
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite.py: closing twice ends in an OSError of the lock")
 def test_a_store_may_be_closed_before_the_end_of_its_block(path: Path) -> None:
     with SqliteStore(path, create=True) as store:
         store.close()

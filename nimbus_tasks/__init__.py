@@ -10,29 +10,30 @@ In a project's ``tasks.py``::
 
 from invoke.collection import Collection
 
-from nimbus_tasks.batch.cancel import cancel
-from nimbus_tasks.batch.list import list_
-from nimbus_tasks.batch.metrics import metrics
-from nimbus_tasks.batch.monitor import monitor
-from nimbus_tasks.batch.report import report
-from nimbus_tasks.batch.retry import retry
-from nimbus_tasks.batch.status import status
-from nimbus_tasks.batch.verify import verify
-from nimbus_tasks.batch.wait import wait
-from nimbus_tasks.doctor import doctor
-from nimbus_tasks.init import init
-from nimbus_tasks.upload import upload
-from nimbus_tasks.worker import worker
+from nimbus_tasks import doctor, init, upload, worker
+from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
+from nimbus_tasks.batch import list as list_
 
 __all__ = ["nimbus"]
 
 nimbus = Collection(
     "nimbus",
-    init,
-    doctor,
-    upload,
-    worker,
-    Collection("batch", list_, status, monitor, wait, report, metrics, retry, cancel, verify),
+    init.init,
+    doctor.doctor,
+    upload.upload,
+    worker.worker,
+    Collection(
+        "batch",
+        list_.list_,
+        status.status,
+        monitor.monitor,
+        wait.wait,
+        report.report,
+        metrics.metrics,
+        retry.retry,
+        cancel.cancel,
+        verify.verify,
+    ),
 )
 # Options that invoke.yaml or INVOKE_NIMBUS_… may set. None: the task's own default holds. They are
 # texts or nothing, as those of the command line are, and checked by the same functions.

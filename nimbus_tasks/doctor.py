@@ -121,28 +121,16 @@ def _store(project: Project) -> Iterator[Check]:
             queued = sum(1 for _ in reading.scan(queue_prefix(project.project_id)))
             open_heads = [head for head in heads if not head.is_final]
             stalled = sum(len(batches.look(reading, h, utc_now()).stalled) for h in open_heads)
-        fault = health.integrity(path)
+            faults = store.faults()
     except NimbusError as error:
         yield Check("store", "error", error.message, error.advice, error.exit_code)
         return
-    if fault != "ok":
-        yield Check(
-            "store",
-            "error",
-            f"{path} is damaged: {fault}",
-            "Move it away and upload again, or restore a backup.",
-            StoreError.exit_code,
-        )
+    if faults:
+        advice = "Move it to a local disk and upload again, or restore a backup."
+        yield Check("store", "error", "; ".join(faults), advice, StoreError.exit_code)
         return
     found = f"{path}, {size(path.stat().st_size)}: {len(heads):,} batches, {pages(queued)} queued"
     yield Check("store", "ok", found)
-    if health.journal_mode(path) != "wal":
-        yield Check(
-            "journal",
-            "warning",
-            "the store's file system has no shared memory",
-            "Keep the project on a local disk: several processes are slow or unsafe here.",
-        )
     if stalled:
         yield Check(
             "claims",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def init_project(
 ) -> Initialised:
     """Write the configuration of a project in ``root``.
 
-    Raises :class:`UsageError` where there is one already (unless ``force``; the id then stays the
-    old one's if none is given, since it is what finds the pages), or for a bad option.
+    Raises :class:`UsageError` where there is one already, or for a bad option. With ``force``, what
+    is not given stays as it was, as far as the old one can be read: its id is what finds the pages.
     """
     path = config_path(root)
     if path.exists() and not force:
@@ -66,18 +66,25 @@ def init_project(
         raise UsageError(f"--name takes 1 to {MAX_NAME_LENGTH} characters")
     if project_id is not None:
         check_id(project_id, "project id")
-    elif path.exists():
-        project_id = _old_id(root)
+    old = _old_project(root)
     project = new_project(root, name=name, project_id=project_id)
+    if old is not None:
+        project = replace(
+            project,
+            project_id=project_id or old.project_id,
+            name=name or old.name,
+            created=old.created or project.created,
+            extra=old.extra,
+        )
     save_project(project)
     return Initialised(project, path)
 
 
-def _old_id(root: Path) -> str | None:
+def _old_project(root: Path) -> Project | None:
     try:
-        return load_project(root).project_id
+        return load_project(root)
     except UsageError:
-        return None  # it cannot be read, which is why it is written anew
+        return None  # there is none, or it cannot be read, which is why it is written anew
 
 
 @command(

@@ -29,6 +29,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView, PageInfo
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.keys import last_part, logs_prefix
+from nimbus_tasks.core.logs import log_count
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.pages import read_statuses
 from nimbus_tasks.core.project import Project, load_project, write_atomically
@@ -82,7 +83,7 @@ def _rows(store: KeyValues, view: BatchView) -> Iterator[dict[str, Any]]:
     """One object a page, in the order of their paths."""
     head = view.head
     log_counts = {
-        last_part(info.key): (info.metadata or {}).get("entries", 0)
+        last_part(info.key): log_count(store, info)
         for info in store.scan(logs_prefix(head.project_id))
     }
     found = sorted(batches.pages_of(store, head), key=lambda page: (page.name, page.page_id))

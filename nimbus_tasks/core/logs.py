@@ -7,7 +7,7 @@ from typing import Any
 
 from nimbus_tasks.core.keys import last_part, logs_key
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
-from nimbus_tasks.kv.store import Entry, KeyValues
+from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyInfo, KeyValues
 
 LogEntry = Mapping[str, Any]
 
@@ -46,6 +46,10 @@ def append_logs(
         record = _record(stored.get(key), page_id)
         entries = [*record["entries"], *added]
         value = dump_json({**record, "entries": entries})
+        while len(value) * 4 > MAX_VALUE_BYTES and len(entries) > 1:
+            # A log that no store takes any more must not keep its page from ending: the oldest go.
+            entries = entries[len(entries) // 2 :]
+            value = dump_json({**record, "entries": entries})
         appended.append(Entry(key, value, {"entries": len(entries)}))
     return appended
 
@@ -53,6 +57,12 @@ def append_logs(
 def read_logs(entry: Entry | None) -> list[LogEntry]:
     """The entries of a log record; none where there is no record."""
     return [] if entry is None else list(_record(entry, last_part(entry.key))["entries"])
+
+
+def log_count(store: KeyValues, info: KeyInfo) -> int:
+    """How many entries a listed log has, from its value where its writer left no metadata."""
+    entries = (info.metadata or {}).get("entries")
+    return entries if isinstance(entries, int) else len(read_logs(store.get(info.key)))
 
 
 def _record(entry: Entry | None, page_id: str) -> dict[str, Any]:

@@ -151,6 +151,19 @@ class SqliteStore(Store):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    def faults(self) -> list[str]:
+        found = []
+        with self._translated():
+            (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            (mode,) = self._db.execute("PRAGMA journal_mode").fetchone()
+        if sound != "ok":
+            found.append(f"{self._path} is damaged: {sound}")
+        if mode != "wal":
+            found.append(
+                f"{self._path} lies on a file system without shared memory between processes"
+            )
+        return found
+
     def close(self) -> None:
         # The last connection to close checkpoints the log, so it takes the lock as well. Where
         # somebody else holds it, that one has a connection, and ours is not the last.

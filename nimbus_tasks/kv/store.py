@@ -86,6 +86,10 @@ class Store(KeyValues):
         """Several reads that see one state, where the store can do that."""
 
     @abstractmethod
+    def faults(self) -> list[str]:
+        """What is wrong with the store itself, in words; nothing if it is sound. May take long."""
+
+    @abstractmethod
     def close(self) -> None:
         """Release what the store holds. The store cannot be used afterwards."""
 

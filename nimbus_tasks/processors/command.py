@@ -34,12 +34,15 @@ class CommandProcessor:
         self._directory = directory
         self._timeout = timeout
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
 
     def __call__(self, page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
         """Process one page. Raises :class:`ProcessorError` for whatever the command does wrong."""
         progress("command", 0)
         process = self._start(page)
         self._running.add(process)
+        if self._ended:
+            _kill(process)
         try:
             out, err = _communicate(process, dump_json(page).encode(), self._timeout)
         finally:
@@ -53,7 +56,8 @@ class CommandProcessor:
         return _answer(out)
 
     def kill_all(self) -> None:
-        """End the commands that run now."""
+        """End the commands that run now, and those that are just beginning."""
+        self._ended = True
         for process in list(self._running):
             _kill(process)
 

@@ -23,7 +23,7 @@ from nimbus_tasks.processors import Processor
 
 #: A processor that reports a step a word does not fill the store with them.
 MAX_STEPS_LOGGED = 200
-_MAX_TEXT = 2000
+_MAX_TEXT, _MAX_DATA_FIELDS = 2000, 20
 
 
 class Attempt:
@@ -271,11 +271,16 @@ def _text(value: object, limit: int) -> str:
     return str(value)[:limit].encode("utf-8", "replace").decode()
 
 
-def _loggable(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data of a log entry, as far as JSON can carry it."""
+def _loggable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a log entry, as far as JSON can carry it, and not more than a log should hold."""
+    some = list(data.items())[:_MAX_DATA_FIELDS]
+    return {_text(name, 80): _loggable_value(value) for name, value in some}
+
+
+def _loggable_value(value: object) -> object:
     try:
-        if len(dump_json(data).encode()) <= 10 * _MAX_TEXT:
-            return data
+        if len(dump_json(value).encode()) <= _MAX_TEXT:
+            return value
     except (TypeError, ValueError, RecursionError):
         pass
-    return {name: _text(value, _MAX_TEXT) for name, value in data.items()}
+    return _text(value, _MAX_TEXT)

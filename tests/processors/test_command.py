@@ -1,0 +1,132 @@
+"""A command as a processor: JSON in, JSON out, and whatever it does wrong fails its page only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nimbus_tasks.core.errors import ProcessorError, UsageError
+from nimbus_tasks.processors import load_processor
+from nimbus_tasks.processors.audit import audit
+from nimbus_tasks.processors.command import CommandProcessor
+
+PAGE = {"page_id": "page_a", "source_path": "a.html", "extraction": {"title": "é"}}
+posix = pytest.mark.skipif(sys.platform == "win32", reason="commands of a POSIX shell")
+pytestmark = posix
+
+
+def run(command: str, tmp_path: Path, timeout: float | None = 20, page: Any = PAGE) -> Any:
+    steps: list[Any] = []
+
+    def progress(*step: Any) -> None:
+        steps.append(step)
+
+    return CommandProcessor(command, tmp_path, timeout)(page, progress)
+
+
+def failure(command: str, tmp_path: Path, timeout: float | None = 20) -> ProcessorError:
+    with pytest.raises(ProcessorError) as raised:
+        run(command, tmp_path, timeout)
+    return raised.value
+
+
+def test_the_page_comes_on_stdin_and_the_answer_on_stdout(tmp_path: Path) -> None:
+    script = tmp_path / "answer.py"
+    script.write_text(
+        "import json, os, sys\npage = json.load(sys.stdin)\n"
+        "print(json.dumps({'changes': 2, 'optimization': [page['extraction'],"
+        " os.environ['NIMBUS_PAGE_ID'], os.getcwd()]}))\n"
+    )
+    answer = run(f"{sys.executable} answer.py", tmp_path)
+    assert answer == {
+        "changes": 2,
+        "optimization": [{"title": "é"}, "page_a", str(tmp_path.resolve())],
+    }
+
+
+def test_a_command_need_not_read_its_input(tmp_path: Path) -> None:
+    page = {**PAGE, "extraction": "x" * 5_000_000}
+    assert run("echo '{}'", tmp_path, page=page) == {}
+
+
+def test_an_exit_code_fails_the_page_with_its_last_words(tmp_path: Path) -> None:
+    error = failure("echo first >&2; echo 'no such model' >&2; exit 3", tmp_path)
+    assert (error.code, str(error)) == ("command_failed", "exit code 3: no such model")
+
+
+def test_a_command_that_is_not_there_fails_the_page(tmp_path: Path) -> None:
+    assert failure("no-such-command-anywhere", tmp_path).code == "command_failed"
+
+
+@pytest.mark.parametrize("answer", ["", "rubbish", "[1]", "{"])
+def test_an_answer_that_is_no_json_object_fails_the_page(tmp_path: Path, answer: str) -> None:
+    assert failure(f"printf '%s' '{answer}'", tmp_path).code == "bad_result"
+
+
+def test_an_endless_answer_fails_the_page_and_fills_no_memory(tmp_path: Path) -> None:
+    error = failure("yes", tmp_path)
+    assert error.code in ("bad_result", "command_failed")
+
+
+def test_one_that_takes_too_long_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    error = failure("(sleep 60; touch survived) & sleep 60", tmp_path, timeout=0.3)
+    assert error.code == "timeout"
+    assert time.monotonic() - begun < 10
+    assert not (tmp_path / "survived").exists()
+
+
+def test_commands_in_flight_can_be_killed_together(tmp_path: Path) -> None:
+    processor = CommandProcessor("touch begun; sleep 60", tmp_path)
+    caught: list[ProcessorError] = []
+
+    def process() -> None:
+        try:
+            processor(PAGE, lambda *step: None)
+        except ProcessorError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=process)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+    processor.kill_all()
+    thread.join(20)
+    assert [error.code for error in caught] == ["command_failed"]
+
+
+def test_what_it_says_on_stderr_is_a_step_of_its_log(tmp_path: Path) -> None:
+    steps: list[Any] = []
+    processor = CommandProcessor("echo 'used 12 tokens' >&2; echo '{}'", tmp_path)
+    processor(PAGE, lambda *step: steps.append(step))
+    assert steps[-1] == ("command", 100, "used 12 tokens")
+
+
+def test_a_processor_is_named_by_module_and_function() -> None:
+    assert load_processor("audit") is audit
+    assert load_processor("json:dumps").__name__ == json.dumps.__name__
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "json", ":x", "json:", "json:nothing", "no_such_module_x:f", "json:__doc__", "a:b c"],
+)
+def test_a_processor_that_is_not_there_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError):
+        load_processor(name)
+
+
+def test_a_module_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_processor.py").write_text("raise RuntimeError('no key')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="RuntimeError: no key"):
+        load_processor("broken_processor:process")

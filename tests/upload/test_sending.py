@@ -1,0 +1,264 @@
+"""Sending maps: what is written, and that it can be cut off anywhere and run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nimbus_tasks.batch.cancel import cancel_batch
+from nimbus_tasks.batch.status import view_batch
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.errors import (
+    BatchCancelledError,
+    InterruptedByUserError,
+    NotFoundError,
+    UsageError,
+)
+from nimbus_tasks.core.keys import last_part, page_id_for, queue_prefix
+from nimbus_tasks.core.project import Project
+from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.upload import sending
+from nimbus_tasks.upload.folder import check_folder
+from nimbus_tasks.worker import lookout
+from tests.factories import a_map, failing, upload, work, write_map, write_maps
+
+
+def everything(store: KeyValues) -> dict[str, Any]:
+    """All that a store holds, by key."""
+    keys = [info.key for info in store.scan("")]
+    return {key: json.loads(entry.value) for key, entry in store.get_many(keys).items()}
+
+
+def value(store: Store, key: str) -> Any:
+    entry = store.get(key)
+    assert entry is not None
+    return json.loads(entry.value)
+
+
+def counts(project: Project, store: Store, batch: str | None = None) -> dict[str, int]:
+    counted = view_batch(project, store, batch).tally.counts
+    return {state: count for state, count in counted.items() if count}
+
+
+def queued_pages(project: Project, store: Store) -> list[str]:
+    return [last_part(info.key) for info in store.scan(queue_prefix(project.project_id))]
+
+
+def test_a_page_is_written_with_all_its_records(project: Project, store: Store) -> None:
+    content = a_map("dist/a.html", dimensions={"w": 1}, flags=["x"], price="£1 – é")
+    write_map(project.folder / "maps", "a.json", content)
+    outcome = upload(project, store, project.folder / "maps")
+    page_id = page_id_for(project.project_id, "dist/a.html")
+    page = value(store, f"page:{project.project_id}:{page_id}")
+    assert page["extraction"] == content
+    assert (page["page_id"], page["source_path"]) == (page_id, "dist/a.html")
+    assert (page["project_id"], page["batch_id"]) == (project.project_id, outcome.batch_id)
+    status = value(store, f"status:{project.project_id}:{page_id}")
+    assert (status["status"], status["attempts"]) == ("queued", 0)
+    batch = value(store, f"batch:{project.project_id}:{outcome.batch_id}")
+    assert batch["pages"][page_id]["status"] == "queued"
+    assert (batch["status"], batch["page_count"]) == ("queued", 1)
+    assert batch["summary"]["pending"] == 1
+    [item] = [value(store, i.key) for i in store.scan(queue_prefix(project.project_id))]
+    assert (item["page_id"], item["priority"], item["attempts"]) == (page_id, 5, 0)
+
+
+def test_the_queue_has_the_order_of_the_files(project: Project, store: Store, maps: Path) -> None:
+    upload(project, store, maps)
+    names = [f"dist/page-{number:03d}.html" for number in range(10)]
+    assert queued_pages(project, store) == [page_id_for(project.project_id, n) for n in names]
+
+
+def test_two_batches_of_one_second_have_ids_of_their_own(
+    project: Project, store: Store, maps: Path
+) -> None:
+    assert len({upload(project, store, maps).batch_id for _ in range(3)}) == 3
+
+
+def test_a_batch_goes_on_with_what_it_lacks(project: Project, store: Store, maps: Path) -> None:
+    first = upload(project, store, maps)
+    write_map(maps, "new.json", a_map("dist/new.html"))
+    write_map(maps, "page-003.json", a_map("dist/page-003.html", head={"title": "Changed"}))
+    again = upload(project, store, maps, batch=first.batch_id)
+    assert (again.batch_id, again.uploaded, again.skipped) == (first.batch_id, 2, 9)
+    assert again.page_count == 11
+    assert counts(project, store) == {"queued": 11}
+    assert len(queued_pages(project, store)) == 11
+
+
+def test_a_finished_batch_of_unchanged_pages_is_left_alone(
+    project: Project, store: Store, maps: Path
+) -> None:
+    batch = upload(project, store, maps).batch_id
+    work(project, store)
+    before = everything(store)
+    again = upload(project, store, maps, batch=batch)
+    assert (again.uploaded, again.status) == (0, "completed")
+    assert everything(store) == before
+
+
+def test_only_changed_pages_are_sent_if_asked(project: Project, store: Store, maps: Path) -> None:
+    upload(project, store, maps)
+    work(project, store)
+    nothing = upload(project, store, maps, changed=True)
+    assert (nothing.batch_id, nothing.uploaded, nothing.skipped) == (None, 0, 10)
+    write_map(maps, "page-003.json", a_map("dist/page-003.html", head={"title": "Changed"}))
+    one = upload(project, store, maps, changed=True)
+    assert (one.uploaded, one.page_count, one.skipped) == (1, 1, 9)
+
+
+def test_a_dry_run_writes_nothing(project: Project, store: Store, maps: Path) -> None:
+    outcome = upload(project, store, maps, dry_run=True)
+    assert (outcome.uploaded, outcome.page_count, outcome.batch_id) == (10, 10, None)
+    assert everything(store) == {}
+
+
+def test_an_unknown_or_cancelled_batch_takes_no_pages(
+    project: Project, store: Store, maps: Path
+) -> None:
+    with pytest.raises(NotFoundError):
+        upload(project, store, maps, batch="batch_20200101_000000")
+    batch = upload(project, store, maps).batch_id
+    assert batch is not None
+    cancel_batch(project, store, batch)
+    with pytest.raises(UsageError, match="cancelled"):
+        upload(project, store, maps, batch=batch)
+
+
+def test_pages_in_every_state_are_taken_over_and_both_batches_add_up(
+    project: Project, store: Store, maps: Path
+) -> None:
+    first = upload(project, store, maps).batch_id
+    work(project, store, failing("dist/page-001.html"))
+    write_maps(maps, 13)  # three more, which the first batch leaves queued
+    upload(project, store, maps, batch=first)
+    second = upload(project, store, maps)
+    assert second.taken_over == 13
+    assert counts(project, store, first) == {"done": 9, "failed": 1, "cancelled": 3}
+    assert view_batch(project, store, first).status == "cancelled"
+    assert counts(project, store, second.batch_id) == {"queued": 13}
+    assert len(queued_pages(project, store)) == 13
+    work(project, store)
+    assert counts(project, store, second.batch_id) == {"done": 13}
+    assert counts(project, store, first) == {"done": 9, "failed": 1, "cancelled": 3}
+
+
+def test_a_page_in_flight_that_is_sent_anew_is_worked_on_with_its_new_content(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        if page["source_path"] == "dist/page-000.html" and page["batch_id"] == first:
+            with project.open_store() as another:  # while this page is in flight
+                upload(project, another, maps)
+        return {"changes": 1}
+
+    first = view_batch(project, store).head.batch_id
+    worked = work(project, store, process, concurrency=1)
+    assert worked.refused == 1
+    assert counts(project, store) == {"done": 10}
+    assert counts(project, store, first)["cancelled"] >= 1
+
+
+class CutOffError(Exception):
+    """Stands for a kill at some write."""
+
+
+@pytest.mark.parametrize("after", [*range(0, 28, 2), 1, 27])
+def test_an_upload_cut_off_at_any_write_ends_as_a_clean_one(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr(sending, "CHUNK_PAGES", 3)
+    monkeypatch.setattr(lookout, "UPLOAD_SILENT_SECONDS", 0)  # the worker does not wait for it
+    transactions = iter(range(100))
+    real = type(store).transaction
+
+    def cut_off(self: Store) -> Any:
+        if next(transactions) == after:
+            raise CutOffError
+        return real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store), "transaction", cut_off)
+        with pytest.raises(CutOffError):
+            upload(project, store, maps)
+    if batches.heads(store, project.project_id):
+        assert view_batch(project, store).status == "uploading"
+        work(project, store)
+        assert not view_batch(project, store).is_finished  # never finished before its time
+        upload(project, store, maps, batch="latest")
+    else:
+        upload(project, store, maps)
+    work(project, store)
+    assert counts(project, store) == {"done": 10}
+    assert queued_pages(project, store) == []
+    assert view_batch(project, store).status == "completed"
+
+
+def test_ctrl_c_says_how_to_go_on(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(sending, "_chunks", interrupted)
+    with pytest.raises(InterruptedByUserError) as raised:
+        upload(project, store, maps)
+    assert raised.value.exit_code == 130
+    assert raised.value.advice is not None
+    assert "--batch=batch_" in raised.value.advice
+
+
+def test_pages_listed_and_no_longer_in_the_folder_leave_the_batch(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sending, "_put_pages", lambda *a: (_ for _ in ()).throw(CutOffError()))
+        with pytest.raises(CutOffError):
+            upload(project, store, maps)
+    (maps / "page-009.json").unlink()
+    again = upload(project, store, maps, batch="latest")
+    assert (again.page_count, again.dropped) == (9, 1)
+    assert counts(project, store) == {"queued": 9}
+
+
+def test_files_that_change_while_they_are_sent_are_checked_again(
+    project: Project, store: Store, maps: Path
+) -> None:
+    checked = check_folder(maps, project.project_id)
+    write_map(maps, "page-001.json", a_map("dist/page-001.html", head={"title": "New"}))
+    write_map(maps, "page-002.json", "{")
+    write_map(maps, "page-003.json", a_map("dist/other.html"))
+    (maps / "page-004.json").unlink()
+    outcome = sending.upload_maps(project, store, checked, maps)
+    assert outcome.uploaded == outcome.page_count == 7
+    refused = {rejected.file for rejected in outcome.checked.rejected}
+    assert refused == {"page-002.json", "page-003.json", "page-004.json"}
+    page = value(store, f"page:{project.project_id}:{checked.maps[1].page_id}")
+    assert page["extraction"]["head"]["title"] == "New"
+    assert counts(project, store) == {"queued": 7}
+
+
+def test_a_cancel_stops_the_upload_that_is_under_way(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "CHUNK_PAGES", 4)
+
+    class CancelsAfterTheFirstChunk:
+        def begin(self, what: str, total: int | None) -> None:
+            pass
+
+        def advance(self, steps: int = 1) -> None:
+            cancel_batch(project, store, "latest")
+
+    with pytest.raises(BatchCancelledError):
+        upload(project, store, maps, progress=CancelsAfterTheFirstChunk())
+    assert counts(project, store) == {"cancelled": 4}
+    assert view_batch(project, store).status == "cancelled"
+    assert queued_pages(project, store) == []

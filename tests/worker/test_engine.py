@@ -1,0 +1,229 @@
+"""The worker: claims in order, holds what it has, writes each outcome once, gives back the rest."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nimbus_tasks.batch.cancel import cancel_batch
+from nimbus_tasks.batch.retry import retry_pages
+from nimbus_tasks.batch.status import view_batch
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.claims import claim_pages, finish_pages
+from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.keys import logs_prefix, page_id_for
+from nimbus_tasks.core.logs import read_logs
+from nimbus_tasks.core.project import Project
+from nimbus_tasks.kv.store import Store
+from nimbus_tasks.worker import engine
+from nimbus_tasks.worker.engine import Options, Worker
+from tests.factories import Quiet, a_map, failing, no_changes, upload, work, write_map
+
+
+def counts(project: Project, store: Store, batch: str | None = None) -> dict[str, int]:
+    counted = view_batch(project, store, batch).tally.counts
+    return {state: count for state, count in counted.items() if count}
+
+
+class Recorder:
+    """A processor that remembers which pages it saw, in which order."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def __call__(self, page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        self.paths.append(page["source_path"])
+        return {"changes": 1}
+
+
+def test_pages_are_claimed_oldest_first(project: Project, store: Store, maps: Path) -> None:
+    upload(project, store, maps)
+    seen = Recorder()
+    assert work(project, store, seen, concurrency=1).done == 10
+    assert seen.paths == [f"dist/page-{n:03d}.html" for n in range(10)]
+
+
+def test_retried_pages_go_ahead_of_new_ones(project: Project, store: Store, maps: Path) -> None:
+    upload(project, store, maps)
+    work(project, store, failing("dist/page-007.html"))
+    write_map(maps / "later", "new.json", a_map("dist/new.html"))
+    upload(project, store, maps / "later")
+    retry_pages(project, store, batches.heads(store, project.project_id)[1].batch_id)
+    seen = Recorder()
+    work(project, store, seen, concurrency=1)
+    assert seen.paths == ["dist/page-007.html", "dist/new.html"]
+
+
+def test_a_worker_of_one_batch_leaves_the_others_alone(
+    project: Project, store: Store, maps: Path
+) -> None:
+    first = upload(project, store, maps).batch_id
+    write_map(maps / "later", "new.json", a_map("dist/new.html"))
+    second = upload(project, store, maps / "later").batch_id
+    assert work(project, store, batch_id=second).done == 1
+    assert counts(project, store, first) == {"queued": 10}
+
+
+def test_failures_are_tried_again_as_often_as_allowed(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    worked = work(project, store, failing("dist/page-002.html", times=2), max_attempts=3)
+    assert (worked.done, worked.failed, worked.tried_again) == (10, 0, 2)
+    page_id = page_id_for(project.project_id, "dist/page-002.html")
+    entry = store.get(f"logs:{project.project_id}:{page_id}")
+    errors = [e["data"]["attempt"] for e in read_logs(entry) if e["level"] == "error"]
+    assert errors == [1, 2]
+
+
+def test_every_page_has_a_log_of_every_step(project: Project, store: Store, maps: Path) -> None:
+    upload(project, store, maps)
+    work(project, store, failing())
+    logs = [store.get(info.key) for info in store.scan(logs_prefix(project.project_id))]
+    assert [[e["step"] for e in read_logs(log)] for log in logs] == [["look", "done"]] * 10
+
+
+def test_the_batch_record_says_in_the_end_what_its_pages_say(
+    project: Project, store: Store, maps: Path
+) -> None:
+    batch_id = upload(project, store, maps).batch_id
+    work(project, store, failing("dist/page-002.html"))
+    entry = store.get(f"batch:{project.project_id}:{batch_id}")
+    assert entry is not None
+    record = json.loads(entry.value)
+    assert record["status"] == "partially_completed"
+    assert (record["summary"]["completed"], record["summary"]["failed"]) == (9, 1)
+    failed = page_id_for(project.project_id, "dist/page-002.html")
+    assert {k for k, page in record["pages"].items() if page["status"] == "failed"} == {failed}
+
+
+class StopsIn:
+    """A processor that stops its worker from within the first pages, and waits for a word."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.go = threading.Event()
+        self.worker: Worker | None = None
+
+    def __call__(self, page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        assert self.worker is not None
+        for _ in range(self.times):
+            self.worker.stop()
+        self.times = 0
+        self.go.wait(20)
+        return {"changes": 1}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_worker_that_is_stopped_loses_nothing(
+    project: Project, store: Store, maps: Path, times: int
+) -> None:
+    """Asked once, it lets pages in flight end; asked twice, it gives them back at once."""
+    upload(project, store, maps)
+    process = StopsIn(times)
+    if times == 1:
+        process.go.set()
+    process.worker = Worker(store, project.project_id, process, Options(concurrency=1), Quiet())
+    worked = process.worker.run()
+    assert process.worker.was_stopped
+    assert worked.done == (1 if times == 1 else 0)
+    assert worked.released == (0 if times == 1 else 1)
+    assert counts(project, store).get("processing", 0) == 0
+    process.go.set()
+    seen = Recorder()
+    work(project, store, seen, concurrency=1)
+    assert len(seen.paths) == 10 - worked.done
+    assert seen.paths == sorted(seen.paths)  # what was given back has its old place
+    attempts = {page.status["attempts"] for page in pages(project, store)}
+    assert attempts == {1}
+
+
+def pages(project: Project, store: Store) -> list[batches.PageInfo]:
+    head = batches.find(store, project.project_id, None)
+    return list(batches.pages_of(store, head))
+
+
+def test_a_cancel_during_the_work_starts_no_further_page(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        with project.open_store() as another:
+            cancel_batch(project, another, "latest")
+        return {"changes": 1}
+
+    worked = work(project, store, process, concurrency=1)
+    assert worked.done == 1
+    assert counts(project, store) == {"done": 1, "cancelled": 9}
+    assert worked.batches == {view_batch(project, store).head.batch_id: "cancelled"}
+
+
+def test_pages_of_a_worker_that_died_are_taken_up_and_its_late_outcome_refused(
+    project: Project, store: Store, maps: Path
+) -> None:
+    from nimbus_tasks.core.claims import Outcome
+
+    upload(project, store, maps)
+    with store.transaction() as tx:
+        [lost] = claim_pages(tx, project.project_id, 1, lease_seconds=-1, now=utc_now())
+    worked = work(project, store)
+    assert (worked.done, worked.taken_up) == (10, 1)
+    late = Outcome(lost, "", "", 1, error="too late", code="late")
+    with store.transaction() as tx:
+        assert finish_pages(tx, project.project_id, [late], utc_now()) == [late]
+    assert counts(project, store) == {"done": 10}
+    assert sorted(page.status["attempts"] for page in pages(project, store)) == [1] * 9 + [2]
+
+
+def test_a_worker_waits_for_the_lease_of_one_that_may_be_gone(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.1)
+    upload(project, store, maps)
+    with store.transaction() as tx:
+        claim_pages(tx, project.project_id, 3, lease_seconds=1, now=utc_now())
+    watcher = Quiet()
+    worked = Worker(store, project.project_id, no_changes, Options(), watcher).run()
+    assert worked.done == 10
+    assert any("may be gone" in reason for reason in watcher.reasons)
+
+
+def test_step_and_progress_are_in_the_store_while_a_page_is_processed(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0.05)
+    upload(project, store, maps)
+    seen = threading.Event()
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        progress("asking", 40)
+        with project.open_store() as another:
+            while not seen.is_set():
+                for info in view_batch(project, another).in_flight:
+                    if (info.status.get("step"), info.status.get("progress")) == ("asking", 40):
+                        seen.set()
+        return {}
+
+    work(project, store, process, concurrency=1)
+    assert seen.is_set()
+
+
+def test_a_worker_may_run_forever_until_it_is_stopped(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+
+    class StopsWhenItWaits(Quiet):
+        def waits(self, reason: str) -> None:
+            worker.stop()
+
+    worker = Worker(
+        store, project.project_id, no_changes, Options(forever=True), StopsWhenItWaits()
+    )
+    assert worker.run().done == 10

@@ -5,7 +5,7 @@ Data in, lines out; the caller says how wide and how many. Every line fits the w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from nimbus_tasks.core.batches import BatchView, PageInfo
@@ -172,30 +172,30 @@ def _wrap(cells: Sequence[str], columns: int) -> list[str]:
 
 
 def batch_table(
-    rows: Sequence[tuple[str, str, str, int, dict[str, int | None]]],
+    rows: Sequence[tuple[str, str, str, int, Mapping[str, int | None]]],
     style: Style,
     columns: int,
     now: datetime,
 ) -> list[str]:
-    """Batches as a table: id, status, created, pages, and a summary of each."""
-    cells = []
+    """Batches as a table: id, status, pages, a summary of each, and when it was created. A narrow
+    one leaves out what can be told from the rest."""
+    is_wide = columns >= 80
+    titles = ["", "batch", "status", "done", "failed", "pending"]
+    cells = [[*titles, "pages", "created"] if is_wide else titles]
+    cells = [[style.dim(title) for title in cells[0]]]
     for batch_id, status, created, page_count, summary in rows:
-        failed, pending = summary["failed"] or 0, summary["pending"] or 0
-        cells.append(
-            [
-                f"{style.sign(status)}",
-                batch_id,
-                style.state(status),
-                f"{page_count:,}",
-                f"{summary['completed'] or 0:,}",
-                style.state("failed", f"{failed:,}") if failed else "0",
-                f"{pending:,}",
-                ago(created, now) if columns >= 80 else "",
-            ]
-        )
-    titles = ["", "batch", "status", "pages", "done", "failed", "pending", "created"]
-    header = [style.dim(title if columns >= 80 or title != "created" else "") for title in titles]
-    return table([header, *cells], columns, flexible=1, right=[3, 4, 5, 6])
+        done, failed, pending = (summary[n] or 0 for n in ("completed", "failed", "pending"))
+        words = status.replace("_", " ")
+        row = [
+            style.sign(status),
+            batch_id,
+            style.state(status, words if is_wide else clip(words, 12)),
+            f"{done:,}",
+            style.state("failed", f"{failed:,}") if failed else "0",
+            f"{pending:,}",
+        ]
+        cells.append([*row, f"{page_count:,}", ago(created, now)] if is_wide else row)
+    return table(cells, columns, flexible=1, right=[3, 4, 5, 6])
 
 
 def padded(label: str, value: str, columns: int = 16) -> str:

@@ -41,6 +41,7 @@ _COLOURS = {
     "cancelling": "33",
     "cancelled": "90",
     "uploading": "34",
+    "uploaded": "34",
     "queued": "34",
 }
 _ASCII_ONLY = str.maketrans(

@@ -1,0 +1,223 @@
+"""Where a command writes: results to stdout, messages to stderr, one document for a program."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from nimbus_tasks.ui.console import DEFAULT_COLUMNS, Console, terminal_size
+from tests.ui.terminal import FakeTerminal
+
+
+class Streams:
+    """stdout and stderr of a command, as bytes in an encoding."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+        self._out, self._err = io.BytesIO(), io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", self._open(self._out))
+        monkeypatch.setattr(sys, "stderr", self._open(self._err))
+
+    def _open(self, raw: io.BytesIO) -> io.TextIOWrapper:
+        return io.TextIOWrapper(raw, encoding=self._encoding, newline="\n", write_through=True)
+
+    @property
+    def out(self) -> str:
+        return self._out.getvalue().decode(self._encoding)
+
+    @property
+    def err(self) -> str:
+        return self._err.getvalue().decode(self._encoding)
+
+
+def test_what_is_said_is_a_result_and_goes_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console().say("one", "two")
+
+    assert (streams.out, streams.err) == ("one\ntwo\n", "")
+
+
+def test_a_note_is_no_result_and_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console().note("waits")
+
+    assert (streams.out, streams.err) == ("", "waits\n")
+
+
+def test_with_json_whatever_is_said_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    console = Console(json_only=True)
+    console.say("said")
+    console.note("noted")
+    console.error("wrong")
+
+    assert streams.out == ""
+    assert streams.err.splitlines() == ["said", "noted", "❌ wrong"]
+
+
+def test_with_json_stdout_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    document = {"batch_id": "batch_1", "counts": {"done": 3}, "title": "Größe 漢字 \x1b[31m\n"}
+    console = Console(json_only=True)
+    console.say("before")
+    console.document(document)
+    console.say("after")
+
+    assert json.loads(streams.out) == document
+    assert "\x1b" not in streams.out
+
+
+def test_documents_are_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    written = [{"line": "a\nb"}, {"漢字": None}, []]
+    Console(json_only=True).documents(written)
+
+    assert [json.loads(line) for line in streams.out.splitlines()] == written
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_half_a_surrogate_pair_does_not_break_a_document(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    streams = Streams(monkeypatch, encoding)
+    console = Console(json_only=True)
+    console.document({"path": "dist/\ud800.html"})
+    console.documents([{"path": "dist/\udcff.html"}])
+
+    *first, second = streams.out.splitlines()
+    assert json.loads("".join(first)) == {"path": "dist/?.html"}
+    assert json.loads(second) == {"path": "dist/?.html"}
+
+
+def test_half_a_surrogate_pair_does_not_end_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    console = Console()
+    console.say("a\ud800b")
+    console.note("c\udfffd")
+
+    assert (streams.out, streams.err) == ("a?b\n", "c?d\n")
+
+
+def test_what_is_not_json_is_not_written_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Console(json_only=True).document({"confidence": float("nan")})
+
+    assert streams.out == ""
+
+
+def test_an_error_is_one_line_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console().error("no such batch: x", "See: invoke nimbus.batch.list")
+
+    assert (streams.out, streams.err) == (
+        "",
+        "❌ no such batch: x · See: invoke nimbus.batch.list\n",
+    )
+
+
+def test_an_error_without_advice_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console().error("the store is locked")
+
+    assert streams.err == "❌ the store is locked\n"
+
+
+def test_an_error_that_quotes_strangers_stays_one_line_without_controls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = Streams(monkeypatch)
+    Console().error("bad name:\r\n\x1b[2Jx\ud800\u202e", "Rename\n it\x07")
+
+    assert streams.err == "❌ bad name: x\ufffd · Rename it\n"
+
+
+def test_an_ascii_stream_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch, "ascii")
+    console = Console()
+    console.say("2–3 min left · █░…")
+    console.error("no batch", "Upload")
+
+    assert streams.out == "2-3 min left | #....\n"
+    assert streams.err == "!! no batch | Upload\n"
+
+
+def test_what_an_ascii_stream_cannot_show_is_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = Streams(monkeypatch, "ascii")
+    Console().say("Größe 漢字")
+
+    assert streams.out == "Gr??e ??\n"
+
+
+def test_a_stream_that_cannot_be_reconfigured_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", plain)
+    Console().say("text")
+
+    assert plain.getvalue() == "text\n"
+
+
+def test_the_next_command_is_hinted_at_to_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = FakeTerminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().hint("invoke nimbus.worker")
+
+    assert terminal.text == "   next: invoke nimbus.worker\n"
+
+
+def test_the_next_command_is_no_matter_for_a_build_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console().hint("invoke nimbus.worker")
+
+    assert (streams.out, streams.err) == ("", "")
+
+
+def test_colours_go_to_the_stream_that_can_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    Streams(monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", FakeTerminal())
+    console = Console()
+
+    assert not console.style.colour
+    assert console.error_style.colour
+
+
+def test_with_json_the_style_is_that_of_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    Streams(monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", FakeTerminal())
+
+    assert Console(json_only=True).style.colour
+
+
+def test_a_line_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setenv("LINES", "30")
+    monkeypatch.setattr(sys, "stdout", FakeTerminal())
+
+    assert Console().columns == 72
+    assert terminal_size(FakeTerminal()) == (72, 30)
+
+
+def test_off_a_terminal_the_width_does_not_depend_on_who_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Streams(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "33")
+
+    assert Console().columns == DEFAULT_COLUMNS
+
+
+def test_a_terminal_that_is_no_size_at_all_still_has_some_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1")
+    monkeypatch.setenv("LINES", "1")
+
+    assert terminal_size(FakeTerminal()) == (20, 4)

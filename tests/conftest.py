@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.kv.store import Store
 from tests.factories import write_maps
+
+# In CI the same examples every time: a new one that fails is to be found where somebody can look.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,14 @@ _SGR = re.compile(r"\x1b\[[0-9;]*m")
 def clean(text: object) -> str:
     """``text`` on one line, without anything that a terminal would obey."""
     plain = _ESCAPE.sub("", str(text))
-    plain = _SPACES.sub(" ", plain)
-    if plain.isascii() and plain.isprintable():
-        return plain.strip()
-    return "".join(map(_visible, plain)).strip()
+    if not (plain.isascii() and plain.isprintable()):
+        plain = "".join(map(_visible, plain))
+    return _SPACES.sub(" ", plain).strip()
 
 
 def _visible(char: str) -> str:
+    if char.isspace():
+        return " "
     category = unicodedata.category(char)
     # Cc: controls, Cf: bidirectional and invisible marks, Cs: halves of surrogate pairs,
     # Zl and Zp: line separators. Cn and Co print as a box at worst.

@@ -110,14 +110,14 @@ def in_flight_lines(
         view.in_flight,
         key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
     )
-    rows = []
+    rows, step_columns = [], 24 if columns >= 80 else max(8, columns // 4)
     for page in ordered[:most]:
         elapsed = seconds_between(page.status.get("started"), to_iso(now))
         if page.page_id in stalled:
             lease = page.status.get("lease")
-            step = style.state("stalled", f"stalled {ago(lease, now)}")
+            step = style.state("stalled", clip(f"stalled {ago(lease, now)}", step_columns))
         else:
-            step = clip(clean(page.status.get("step") or "begins"), max(8, columns // 4))
+            step = clip(clean(page.status.get("step") or "begins"), step_columns)
         progress = mini_bar(page.status.get("progress") or 0, style)
         rows.append([clean(page.name), step, progress, duration(elapsed)])
     title = f"{style.sign('processing')} {style.bold('In flight')} ({len(view.in_flight):,})"
@@ -153,7 +153,7 @@ def mini_bar(progress: float, style: Style) -> str:
     filled = int(_MINI_BAR * share / 100)
     bar = style.state("done", style.plain("▓") * filled)
     rest = style.dim(style.plain("░") * (_MINI_BAR - filled))
-    return f"[{bar}{rest}] {share:3.0f}%"
+    return f"[{bar}{rest}] {int(share):3d}%"
 
 
 def _more(count: int, shown: int, style: Style) -> list[str]:
@@ -179,7 +179,20 @@ def batch_table(
 ) -> list[str]:
     """Batches as a table: id, status, pages, a summary of each, and when it was created. A narrow
     one leaves out what can be told from the rest."""
-    is_wide = columns >= 80
+    lines = _batch_table(rows, style, columns, now, is_wide=True)
+    if max(map(width, lines)) <= columns:
+        return lines
+    return _batch_table(rows, style, columns, now, is_wide=False)
+
+
+def _batch_table(
+    rows: Sequence[tuple[str, str, str, int, Mapping[str, int | None]]],
+    style: Style,
+    columns: int,
+    now: datetime,
+    *,
+    is_wide: bool,
+) -> list[str]:
     titles = ["", "batch", "status", "done", "failed", "pending"]
     cells = [[*titles, "pages", "created"] if is_wide else titles]
     cells = [[style.dim(title) for title in cells[0]]]

@@ -47,7 +47,7 @@ class Console:
         print(self.error_style.plain(line), file=sys.stderr, flush=True)
 
     def error(self, message: str, advice: str | None = None) -> None:
-        """Say on stderr what is wrong and what to do, in one line if that fits, else two."""
+        """Say on stderr, in one line, what is wrong and what to do."""
         style = self.error_style
         line = style.sign("error") + " " + style.state("error", clean(message))
         if advice:

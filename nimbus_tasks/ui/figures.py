@@ -12,9 +12,9 @@ def duration(seconds: float | None) -> str:
     """``850 ms``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``4 d 3 h``; ``–`` where unknown."""
     if seconds is None:
         return "–"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{max(0, seconds) * 1000:.0f} ms"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -41,9 +41,8 @@ def time_left(pace: Pace) -> str:
         return ""
     if high < 2:
         return "a moment left"
-    size, name = next(
-        (s, n) for s, n in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if high >= 2 * s
-    )
+    units = ((86400, "d"), (3600, "h"), (60, "min"))
+    size, name = next(((s, n) for s, n in units if low >= s), (1, "s"))
     first, last = int(low / size), -int(-high // size)
     return f"{last} {name} left" if first == last else f"{first}–{last} {name} left"
 
@@ -72,10 +71,13 @@ def percent(part: float, whole: float) -> str:
 
 def size(count: float) -> str:
     """Bytes in B, KB, MB or GB."""
-    for name in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for name in ("KB", "MB"):
         count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {name}"
+    count /= 1000
     return f"{count:.1f} GB"
 
 
@@ -87,7 +89,10 @@ def pages(count: int) -> str:
 def moment(text: str) -> str:
     """A recorded time as a person reads it, in local time; what is no time is shown as nothing."""
     recorded = parse_iso(text)
-    return recorded.astimezone().strftime("%Y-%m-%d %H:%M:%S") if recorded else "–"
+    try:
+        return recorded.astimezone().strftime("%Y-%m-%d %H:%M:%S") if recorded else "–"
+    except (OverflowError, OSError):  # the year 9999, east of Greenwich
+        return "–"
 
 
 def ago(text: str | None, now: datetime) -> str:
@@ -102,9 +107,9 @@ def segments(parts: list[float], total: float, columns: int) -> list[int]:
     if not total or columns <= 0:
         return [0] * len(parts)
     filled = int(columns * min(1.0, sum(parts) / total))
+    there = sum(part > 0 for part in parts)
     widths = [
-        max(1 if part and filled >= len(parts) else 0, int(columns * part / total))
-        for part in parts
+        max(1 if part and filled >= there else 0, int(columns * part / total)) for part in parts
     ]
     while sum(widths) > filled and max(widths) > 0:
         widths[widths.index(max(widths))] -= 1

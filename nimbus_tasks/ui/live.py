@@ -24,6 +24,7 @@ class LiveBlock:
         self._stream = stream
         self._shown: list[str] = []
         self._size = (0, 0)
+        self._cursor_is_hidden = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,7 +40,11 @@ class LiveBlock:
             return
         up = self._rows_above(size[0])
         move = f"\x1b[{up}A\r" if up else "\r"
-        body = "".join(f"{line}{_CLEAR_LINE_END}\n" for line in kept)
+        # A line that ends in the last column has nothing behind it: clearing would take its end.
+        body = "".join(
+            f"{line}\n" if width(line) >= size[0] else f"{line}{_CLEAR_LINE_END}\n" for line in kept
+        )
+        self._cursor_is_hidden = True
         self._stream.write(f"{_HIDE_CURSOR}{move}{body}{_CLEAR_BELOW}")
         self._stream.flush()
         self._shown, self._size = kept, size
@@ -53,6 +58,7 @@ class LiveBlock:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._shown:
+        if self._cursor_is_hidden:
+            self._cursor_is_hidden = False
             self._stream.write(_SHOW_CURSOR)
             self._stream.flush()

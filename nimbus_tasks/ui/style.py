@@ -44,10 +44,8 @@ _COLOURS = {
     "uploaded": "34",
     "queued": "34",
 }
-_ASCII_ONLY = str.maketrans(
-    {"…": "...", "–": "-", "·": "|", "─": "-", "█": "#", "░": "."}
-    | {"▓": "#", "→": "->", "≥": ">=", "↻": "*"}
-)
+#: One character each, so that what was cut to a width keeps it.
+_ASCII_ONLY = str.maketrans("…–·─█░▓▒→↻≥", "~-|-#.=x>*>")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ import unicodedata
 #: A whole escape sequence: CSI … final byte, OSC … BEL or ST, or ESC and one more.
 _ESCAPE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    # An 8-bit string without an end is text in a wrong encoding rather: only its start goes.
+    r"|[\x90\x98\x9d-\x9f][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
 _SPACES = re.compile(r"\s+")
@@ -71,7 +73,11 @@ def clip(text: str, columns: int, *, keep_end: bool = False) -> str:
         if left < 0:
             break
         taken.append(char)
-    return "…" + "".join(reversed(taken)) if keep_end else "".join(taken) + "…"
+    if not keep_end:
+        return "".join(taken) + "…"
+    while taken and _char_width(taken[-1]) == 0:  # an accent whose letter was cut away
+        taken.pop()
+    return "…" + "".join(reversed(taken))
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:

@@ -170,17 +170,10 @@ def test_a_stalled_page_fits_80_columns_however_long_ago(silent: float, worked: 
 
 @pytest.mark.parametrize("silent", [90, 3599, 86_399])
 @pytest.mark.parametrize("worked", [5, 3599, 86_399])
-@pytest.mark.xfail(
-    reason="in_flight_lines does not cut 'stalled … ago', and a name keeps eight columns",
-    strict=True,
-)
 def test_a_stalled_page_fits_60_columns_however_long_ago(silent: float, worked: float) -> None:
     assert widest_in_flight(60, silent, worked) <= 60
 
 
-@pytest.mark.xfail(
-    reason="text is cut with a one column '…', which Console.say then makes '...'", strict=True
-)
 @pytest.mark.parametrize("columns", [60, 80])
 def test_every_line_fits_an_ascii_stream_too(columns: int) -> None:
     view = a_view(failed("dist/" + "page" * 40, error="error " * 40))
@@ -191,17 +184,7 @@ def test_every_line_fits_an_ascii_stream_too(columns: int) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [
-        pytest.param(
-            state,
-            marks=pytest.mark.xfail(
-                condition=state == "cancelled",
-                reason="style._ASCII_ONLY has nothing for the '▒' of cancelled pages",
-                strict=True,
-            ),
-        )
-        for state in PAGE_STATES
-    ],
+    [pytest.param(state) for state in PAGE_STATES],
 )
 def test_an_ascii_stream_gets_ascii(state: str) -> None:
     page = {"status": state, "path": "a/" * 90, "started": before(5), "duration_ms": 3}
@@ -417,7 +400,6 @@ def test_a_small_bar_stays_in_its_frame(progress: float, shown: str) -> None:
     assert len(bar) == 17
 
 
-@pytest.mark.xfail(reason="mini_bar rounds up: 99.6 is shown as 100%", strict=True)
 def test_a_page_is_not_at_100_percent_before_it_is() -> None:
     assert mini_bar(99.6, PLAIN).endswith(" 99%")
 
@@ -455,14 +437,7 @@ def a_row(count: int) -> tuple[str, str, str, int, dict[str, int | None]]:
         (60, 100_000),
         (80, 10),
         (100, 100_000),
-        pytest.param(
-            80,
-            100_000,
-            marks=pytest.mark.xfail(
-                reason="batch_table: with large counts, its fixed columns alone are wider than 80",
-                strict=True,
-            ),
-        ),
+        pytest.param(80, 100_000),
     ],
 )
 def test_a_table_of_batches_fits_whatever_is_in_it(columns: int, count: int) -> None:

@@ -141,7 +141,7 @@ def test_an_ascii_stream_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     console.say("2–3 min left · █░…")
     console.error("no batch", "Upload")
 
-    assert streams.out == "2-3 min left | #....\n"
+    assert streams.out == "2-3 min left | #.~\n"
     assert streams.err == "!! no batch | Upload\n"
 
 

@@ -126,10 +126,6 @@ def test_the_cursor_comes_back_when_somebody_interrupts() -> None:
     assert screen_of(terminal).cursor_shown
 
 
-@pytest.mark.xfail(
-    reason="LiveBlock.__exit__ asks whether lines are shown, not whether the cursor is hidden",
-    strict=True,
-)
 def test_the_cursor_comes_back_after_an_empty_frame() -> None:
     terminal = FakeTerminal()
     with LiveBlock(terminal) as block:
@@ -139,10 +135,6 @@ def test_the_cursor_comes_back_after_an_empty_frame() -> None:
     assert screen_of(terminal).cursor_shown
 
 
-@pytest.mark.xfail(
-    reason="LiveBlock.show keeps in mind that it wrote only after the stream is flushed",
-    strict=True,
-)
 def test_the_cursor_comes_back_when_the_first_frame_is_interrupted() -> None:
     class Interrupted(FakeTerminal):
         def flush(self) -> None:
@@ -216,11 +208,6 @@ def test_whatever_came_before_the_screen_shows_the_last_frame(frames: list[list[
     assert all_lines == ["$ monitor", *last]
 
 
-@pytest.mark.xfail(
-    reason="a line as wide as the terminal leaves the cursor on its last character, and clearing"
-    " to the end of the line takes that away (xterm, Linux console)",
-    strict=True,
-)
 def test_a_line_as_wide_as_the_terminal_keeps_its_last_character() -> None:
     terminal = FakeTerminal()
     LiveBlock(terminal).show(["x" * COLUMNS])

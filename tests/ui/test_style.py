@@ -156,7 +156,7 @@ def test_without_colour_text_is_left_alone() -> None:
 
 
 def test_our_typographic_signs_have_ascii_in_their_place() -> None:
-    assert BARE.plain("a… 2–3 · ─ █▓░ → ≥") == "a... 2-3 | - ##. -> >="
+    assert BARE.plain("a… 2–3 · ─ █▓░ → ≥") == "a~ 2-3 | - #=. > >"
 
 
 def test_where_there_is_unicode_signs_stay() -> None:

@@ -20,11 +20,11 @@ class Rule:
 
 
 # Lengths are columns: a wide (East Asian) character counts as two, as it does on a results page.
-# Screaming Frog's and Moz's usual bounds; Google cuts titles at about 600 pixels.
+# Bounds in common use among SEO tools; search pages cut titles by pixels, not by characters.
 TITLE_MIN, TITLE_MAX, TITLE_LIMIT = 30, 60, 65
-# Screaming Frog's lower bound; Google shows about 155 to 160 characters.
+# Bounds in common use; search pages show about this much.
 DESCRIPTION_MIN, DESCRIPTION_MAX = 70, 160
-# Screaming Frog calls a page of fewer words "low content".
+# A rule of thumb: pages of fewer words seldom answer a question.
 THIN_WORDS = 200
 # Shorter texts (prices, labels, opening hours) repeat for good reason.
 DUPLICATE_MIN = 80
@@ -66,7 +66,7 @@ DESCRIPTION_IS_TITLE = Rule(
 )
 CANONICAL_MISSING = Rule("canonical-missing", 0.7, "a page without twins can do without")
 CANONICAL_NOT_ABSOLUTE = Rule(
-    "canonical-not-absolute", 0.8, "relative ones are supported; Google advises against them"
+    "canonical-not-absolute", 0.8, "relative ones are supported; absolute ones cannot be misread"
 )
 CANONICAL_NOT_HTTPS = Rule(
     "canonical-not-https", 0.9, "right unless the site has no https, which the map cannot tell"
@@ -80,7 +80,7 @@ CANONICAL_OTHER_FOLDER = Rule(
 OG_IMAGE_MISSING = Rule("og-image-missing", 0.7, "Open Graph demands it; matters only when shared")
 H1_MISSING = Rule("h1-missing", 0.8, "the map covers the main element, an h1 may stand outside")
 H1_EMPTY = Rule("h1-empty", 0.9, "a heading that says nothing; a script may fill it")
-H1_MULTIPLE = Rule("h1-multiple", 0.6, "HTML allows it and Google copes; outlines get unclear")
+H1_MULTIPLE = Rule("h1-multiple", 0.6, "HTML allows it; outlines get unclear")
 HEADING_SKIPPED = Rule(
     "heading-level-skipped", 0.7, "confuses those who navigate by headings; no failure in WCAG"
 )

@@ -133,9 +133,10 @@ def _lines(outcome: Uploaded, style: Style) -> list[str]:
     else:
         lines.append(
             f"{style.sign('batch')} {style.bold(outcome.batch_id)}: "
-            f"{pages(outcome.uploaded)} sent, {size(outcome.bytes)}; "
-            f"{style.state(outcome.status or '')}, {pages(outcome.page_count)} in all"
+            f"{pages(outcome.uploaded)} sent, {size(outcome.bytes)}"
         )
+    if outcome.page_count != outcome.uploaded and outcome.batch_id is not None:
+        lines.append(f"   {pages(outcome.page_count)} in the batch now")
     for count, what in (
         (outcome.skipped, "already there with the same content, not sent"),
         (outcome.taken_over, "taken over from an earlier batch"),

@@ -21,13 +21,15 @@ from nimbus_tasks.ui.batch_view import batch_table
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A batch in the list. ``summary`` has completed, failed, pending and average_time_ms."""
+    """A batch in the list. ``summary`` has completed, failed, pending and average_time_ms; with
+    ``cancelled`` its pages add up to ``page_count``."""
 
     batch_id: str
     status: str
     created: str
     page_count: int
     summary: dict[str, int | None]
+    cancelled: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """An item of the list's document."""
@@ -37,6 +39,7 @@ class BatchRow:
             "created": self.created,
             "page_count": self.page_count,
             "summary": self.summary,
+            "cancelled": self.cancelled,
         }
 
 
@@ -57,9 +60,13 @@ def list_batches(
 
 def _row(head: BatchHead, tally: Tally | None) -> BatchRow:
     if tally is None:
-        return BatchRow(head.batch_id, head.status, head.created, head.page_count, head.summary())
+        cancelled = head.counts.get("cancelled", 0)
+        return BatchRow(
+            head.batch_id, head.status, head.created, head.page_count, head.summary(), cancelled
+        )
     status = batch_status(head.intent, tally.counts).value
-    return BatchRow(head.batch_id, status, head.created, tally.total, tally.summary())
+    cancelled = tally.counts["cancelled"]
+    return BatchRow(head.batch_id, status, head.created, tally.total, tally.summary(), cancelled)
 
 
 def show_batches(console: Console, rows: Sequence[BatchRow]) -> None:
@@ -67,7 +74,10 @@ def show_batches(console: Console, rows: Sequence[BatchRow]) -> None:
     if not rows:
         console.say("No batches. Make one with: invoke nimbus.upload")
         return
-    cells = [(r.batch_id, r.status, r.created, r.page_count, r.summary) for r in rows]
+    cells = [
+        (r.batch_id, r.status, r.created, r.page_count, {**r.summary, "cancelled": r.cancelled})
+        for r in rows
+    ]
     console.say(*batch_table(cells, console.style, console.columns, utc_now()))
 
 

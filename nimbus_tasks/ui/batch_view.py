@@ -193,7 +193,9 @@ def _batch_table(
     *,
     is_wide: bool,
 ) -> list[str]:
+    has_cancelled = any(summary.get("cancelled") for *_, summary in rows)
     titles = ["", "batch", "status", "done", "failed", "pending"]
+    titles += ["cancelled"] if has_cancelled else []
     cells = [[*titles, "pages", "created"] if is_wide else titles]
     cells = [[style.dim(title) for title in cells[0]]]
     for batch_id, status, created, page_count, summary in rows:
@@ -202,13 +204,14 @@ def _batch_table(
         row = [
             style.sign(status),
             batch_id,
-            style.state(status, words if is_wide else clip(words, 12)),
+            style.state(status, words if is_wide else clip(words, 9 if has_cancelled else 12)),
             f"{done:,}",
             style.state("failed", f"{failed:,}") if failed else "0",
             f"{pending:,}",
         ]
+        row += [f"{summary.get('cancelled') or 0:,}"] if has_cancelled else []
         cells.append([*row, f"{page_count:,}", ago(created, now)] if is_wide else row)
-    return table(cells, columns, flexible=1, right=[3, 4, 5, 6])
+    return table(cells, columns, flexible=1, right=range(3, 8 if has_cancelled else 7))
 
 
 def padded(label: str, value: str, columns: int = 16) -> str:

@@ -120,13 +120,15 @@ def test_a_page_in_flight_has_step_bar_and_time() -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_table_of_batches_fits(columns: int) -> None:
+@pytest.mark.parametrize("cancelled", [0, 1234])
+def test_the_table_of_batches_fits(columns: int, cancelled: int) -> None:
     summary: dict[str, int | None] = {
         "completed": 99_000,
         "failed": 500,
         "pending": 500,
         "average_time_ms": 3,
     }
+    summary["cancelled"] = cancelled
     rows = [("batch_20261124_115900", "partially_completed", ago(5), 100_000, summary)]
     assert all(width(line) <= columns for line in batch_table(rows, PLAIN, columns, NOW))
 

@@ -189,6 +189,16 @@ def test_json_is_one_document_and_alone_on_stdout(worked: Path, command: list[st
     assert isinstance(json.loads(ran.stdout), dict)
 
 
+def test_what_a_processor_prints_is_no_part_of_the_document(root: Path) -> None:
+    (root / "chatty.py").write_text(
+        "def process(page, progress):\n    print('hello')\n    return {}\n"
+    )
+    invoke(root, "nimbus.upload")
+    ran = invoke(root, "nimbus.worker", "--processor=chatty:process", "--json")
+    assert json.loads(ran.stdout)["done"] == 3
+    assert ran.stderr.count("hello") == 3
+
+
 def test_refused_files_are_3_and_in_the_document_unless_they_may_be_skipped(root: Path) -> None:
     write_map(root / ".nimbus/maps", "bad.json", "{")
     ran = invoke(root, "nimbus.upload", "--json")

@@ -7,9 +7,10 @@ page is processed in ``attempts``, what is seen meanwhile in ``display``. Here i
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def worker(
                 options, batch_id=batches.find(store, project.project_id, batch).batch_id
             )
         crew = Worker(store, project.project_id, process, options, display)
-        with stopping_on_signals(crew):
+        # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
+        with stopping_on_signals(crew), redirect_stdout(sys.stderr):
             worked = crew.run()
     if isinstance(process, CommandProcessor):
         process.kill_all()

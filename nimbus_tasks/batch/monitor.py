@@ -6,7 +6,6 @@ and with ``--json`` an object a line. The last frame stays, also if the store is
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -209,7 +208,7 @@ class _JsonLines(_Screen):
         seen = (document["status"], document["counts"], document["stalled"])
         if seen != self._last:
             self._last = seen
-            print(json_module.dumps(document, ensure_ascii=False), flush=True)
+            self.console.documents([document])
 
 
 def _clock() -> str:

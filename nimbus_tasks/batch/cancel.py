@@ -62,21 +62,26 @@ def cancel_batch(
         if is_finished(status) or head.intent == Intent.CANCEL:
             in_flight = counts["processing"]
             return Cancelled(head.batch_id, status, 0, in_flight, ended, is_finished(status))
-        _cancel_waiting(tx, head)
+        waiting = _cancel_waiting(tx, head)
         _mark(tx, head, reason)
         status = batches.save_snapshot(tx, project.project_id, head.batch_id)
-    waiting = counts["queued"] + counts["uploaded"]
     return Cancelled(head.batch_id, status, waiting, counts["processing"], ended)
 
 
-def _cancel_waiting(tx: KeyValues, head: BatchHead) -> None:
-    waiting = [p.page_id for p in batches.pages_of(tx, head) if p.status["status"] == "queued"]
+def _cancel_waiting(tx: KeyValues, head: BatchHead) -> int:
+    """Cancel the pages that wait; returns how many."""
+    waiting = [
+        page.page_id
+        for page in batches.pages_of(tx, head)
+        if page.status["status"] in ("queued", "uploaded")
+    ]
     queued = read_statuses(tx, head.project_id, waiting)
     items = [status.queue_key(head.project_id, page_id) for page_id, status in queued.items()]
     now = now_iso()
     cancelled = {page_id: status.as_cancelled(now) for page_id, status in queued.items()}
     tx.delete_many(key for key in items if key is not None)
     tx.put_many(status_entries(head.project_id, cancelled))
+    return len(cancelled)
 
 
 def _mark(tx: KeyValues, head: BatchHead, reason: str | None) -> None:

@@ -6,7 +6,9 @@ and with ``--json`` an object a line. The last frame stays, also if the store is
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -145,6 +147,9 @@ class _Dashboard(_Screen):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._block = LiveBlock(sys.stdout)
+        if threading.current_thread() is threading.main_thread():
+            # Told to end, it ends as after Ctrl-C, so that the cursor comes back.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def show(self, view: BatchView) -> None:
         columns, height = self._block.size

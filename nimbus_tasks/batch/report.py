@@ -26,13 +26,15 @@ from nimbus_tasks.command import (
     project_root,
 )
 from nimbus_tasks.core import batches
+from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.batches import BatchView, PageInfo
 from nimbus_tasks.core.clock import to_iso, utc_now
-from nimbus_tasks.core.keys import last_part, logs_prefix
+from nimbus_tasks.core.keys import last_part, logs_prefix, status_key, superseded_key
 from nimbus_tasks.core.logs import log_count
 from nimbus_tasks.core.metrics import batch_metrics
-from nimbus_tasks.core.pages import read_statuses
+from nimbus_tasks.core.pages import status_or_none
 from nimbus_tasks.core.project import Project, load_project, write_atomically
+from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
 
@@ -89,9 +91,9 @@ def _rows(store: KeyValues, view: BatchView) -> Iterator[dict[str, Any]]:
     found = sorted(batches.pages_of(store, head), key=lambda page: (page.name, page.page_id))
     remaining = iter(found)
     while chunk := list(islice(remaining, _PAGES_A_READ)):
-        errors = _whole_errors(store, head.project_id, chunk)
+        whole = _whole_records(store, head, chunk)
         for page in chunk:
-            yield _row(page, errors.get(page.page_id), log_counts.get(page.page_id, 0))
+            yield _row(page, whole.get(page.page_id), log_counts.get(page.page_id, 0))
     if len(found) < head.page_count:
         there = {page.page_id for page in found}
         listed = batches.load(store, head.project_id, head.batch_id).pages
@@ -99,18 +101,28 @@ def _rows(store: KeyValues, view: BatchView) -> Iterator[dict[str, Any]]:
             yield _row(PageInfo(page_id, {"status": "uploaded"}), None, 0)
 
 
-def _whole_errors(store: KeyValues, project_id: str, pages: list[PageInfo]) -> dict[str, str]:
-    """The errors of failed pages in full; the listing has the beginning of each only."""
-    failed = [page for page in pages if page.status["status"] == "failed"]
-    return {
-        page_id: status.error
-        for page_id, status in read_statuses(store, project_id, [p.page_id for p in failed]).items()
-        if status.error is not None and status.state == "failed"
+def _whole_records(
+    store: KeyValues, head: BatchHead, pages: list[PageInfo]
+) -> dict[str, PageStatus]:
+    """The records of pages of which the listing has the beginning only: of an error, or a path."""
+    project_id = head.project_id
+    keys = {
+        superseded_key(project_id, head.batch_id, page.page_id)
+        if page.status.get("superseded_by")
+        else status_key(project_id, page.page_id): page.page_id
+        for page in pages
+        if page.status["status"] == "failed" or page.name.endswith("…")
     }
+    found = {}
+    for key, entry in store.get_many(keys).items():
+        status = status_or_none(entry)
+        if status is not None and status.batch_id == head.batch_id:
+            found[keys[key]] = status
+    return found
 
 
-def _row(page: PageInfo, error: str | None, log_entries: int) -> dict[str, Any]:
-    status = page.status
+def _row(page: PageInfo, whole: PageStatus | None, log_entries: int) -> dict[str, Any]:
+    status = page.status if whole is None else {**page.status, **_texts(whole)}
     return {
         "page_id": page.page_id,
         "path": status.get("path"),
@@ -119,13 +131,17 @@ def _row(page: PageInfo, error: str | None, log_entries: int) -> dict[str, Any]:
         "completed": status.get("completed"),
         "changes": status.get("changes"),
         "confidence": status.get("confidence"),
-        "error": error or status.get("error"),
+        "error": status.get("error"),
         "code": status.get("code"),
         "attempts": status.get("attempts", 0),
         "duration_ms": status.get("duration_ms"),
         "log_entries": log_entries,
         **({"superseded_by": by} if (by := status.get("superseded_by")) else {}),
     }
+
+
+def _texts(status: PageStatus) -> dict[str, str | None]:
+    return {"path": status.path, "error": status.error, "code": status.code}
 
 
 @command(

@@ -18,7 +18,8 @@ from nimbus_tasks.core.keys import is_id, page_id_for
 from nimbus_tasks.core.lifecycle import Intent, batch_status
 from nimbus_tasks.core.pages import read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.records import RETRY_PRIORITY, queue_entry
+from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.core.wire import clip_bytes
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
@@ -94,6 +95,7 @@ def _choose(
 ) -> tuple[list[PageInfo], int]:
     """The pages to retry, in the order of their names, and how many a later batch has now."""
     states = {"failed", "cancelled"} if include_cancelled else {"failed"}
+    code = None if code is None else clip_bytes(code, CODE_BYTES)  # as the listing has it
     chosen: list[PageInfo] = []
     superseded, is_there = 0, page_id is None
     for info in batches.pages_of(tx, head):
@@ -119,9 +121,11 @@ def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
     found = read_statuses(tx, head.project_id, page_ids)
     queued = {}
     for number, page_id in enumerate(page_ids):
+        # A record that cannot be read is made anew: all else of it is lost already.
+        failed = found.get(page_id) or PageStatus("failed", head.batch_id, "")
         # A microsecond apart, so that they are claimed in this order.
         moment = to_iso(start + timedelta(microseconds=number))
-        queued[page_id] = replace(found[page_id].as_queued(RETRY_PRIORITY, moment), lapses=0)
+        queued[page_id] = replace(failed.as_queued(RETRY_PRIORITY, moment), lapses=0)
     tx.put_many(status_entries(head.project_id, queued))
     tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
     # An upload that is under way stays one: its missing pages must not be forgotten.

@@ -17,7 +17,7 @@ def read_statuses(
     keys = [status_key(project_id, page_id) for page_id in page_ids]
     statuses = {}
     for key, entry in store.get_many(keys).items():
-        status = _status_or_none(entry)
+        status = status_or_none(entry)
         if status is not None:
             statuses[last_part(key)] = status
     return statuses
@@ -28,7 +28,8 @@ def status_entries(project_id: str, statuses: Mapping[str, PageStatus]) -> list[
     return [status.entry(status_key(project_id, page_id)) for page_id, status in statuses.items()]
 
 
-def _status_or_none(entry: Entry) -> PageStatus | None:
+def status_or_none(entry: Entry) -> PageStatus | None:
+    """The status of an entry, or ``None`` where it cannot be read."""
     try:
         return read_status(entry)
     except UnreadableRecordError:

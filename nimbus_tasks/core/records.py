@@ -32,7 +32,7 @@ NEW_PAGE_PRIORITY = 5
 RETRY_PRIORITY = 8
 
 #: Serialised bytes that a text may take of the metadata's 1024.
-_PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, _CODE_BYTES = 220, 260, 120, 60
+_PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
 #: Marks metadata of ours, which needs no checking of its fields when 100,000 are listed.
 METADATA_VERSION = 1
 
@@ -181,7 +181,7 @@ class PageStatus:
                 started=self.started,
                 completed=self.completed,
                 duration_ms=self.duration_ms,
-                code=None if self.code is None else clip_bytes(self.code, _CODE_BYTES),
+                code=None if self.code is None else clip_bytes(self.code, CODE_BYTES),
             )
             if self.error is not None:
                 # The error has what the others leave: with ids of the usual length, all it needs.

@@ -231,7 +231,6 @@ def test_ctrl_c_leaves_the_frame_and_the_cursor(
     assert "0/10 pages" in "\n".join(screen(terminal).shown)
 
 
-@pytest.mark.xfail(reason="a SIGTERM ends it without LiveBlock.__exit__", strict=True)
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
 def test_the_cursor_comes_back_when_it_is_told_to_end(
     project: Project, store: Store, maps: Path

@@ -84,3 +84,76 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
         check=True,
     )
     assert ran.stdout.strip() == "[]"
+
+
+TASK_MODULES = {"init", "doctor", "upload", "worker", "batch"}
+
+
+def test_no_import_is_relative() -> None:
+    """What :func:`imports` does not name, no rule here could hold."""
+    wrong = [
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert wrong == []
+
+
+def test_nothing_below_the_tasks_imports_one() -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for folder in MAY_IMPORT
+        for path in modules(folder)
+        for name in imports(path)
+        if name == "nimbus_tasks" or set(name.split(".")[1:2]) & TASK_MODULES
+        if name.startswith("nimbus_tasks")
+    ]
+    assert wrong == []
+
+
+def test_only_task_modules_know_invoke() -> None:
+    knowing = {
+        path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for path in PACKAGE.rglob("*.py")
+        if any(name.partition(".")[0] == "invoke" for name in imports(path))
+    }
+    assert knowing == TASK_MODULES | {"command", "__init__"}
+
+
+def imports_at_the_top(path: Path) -> Iterator[str]:
+    """What importing the module imports: not what its functions do, nor what types need."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): {
+            name for name in imports_at_the_top(path) if name.startswith("nimbus_tasks")
+        }
+        for path in PACKAGE.rglob("*.py")
+    }
+    # `from nimbus_tasks import init` in the package's own __init__ names the package, too.
+    graph = {name: {n for n in names if n in graph} - {name} for name, names in graph.items()}
+    while leaves := {name for name, names in graph.items() if not names}:
+        graph = {n: names - leaves for n, names in graph.items() if n not in leaves}
+    assert graph == {}
+
+
+def test_a_task_is_at_the_end_of_its_module_after_what_it_does() -> None:
+    """Plain functions first, the ``@command`` after them: that is how a module is read."""
+    for path in [PACKAGE / "init.py", PACKAGE / "doctor.py", *sorted(modules("batch"))]:
+        functions = [
+            node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef)
+        ]
+        tasks = [n for n in functions if any("command" in ast.dump(d) for d in n.decorator_list)]
+        if path.name != "__init__.py":
+            assert len(tasks) == 1, path
+            assert functions[0] is not tasks[0], path

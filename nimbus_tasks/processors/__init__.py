@@ -37,7 +37,7 @@ def load_processor(name: str) -> Processor:
         )
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"cannot import the processor's module {module_name}: {type(error).__name__}: {error}"
         ) from error

@@ -63,11 +63,12 @@ class Attempt:
         try:
             return self._succeeded(*self._process(processor))
         except ProcessorError as error:
-            return self.failed(str(error), error.code, max_attempts)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a processor may raise anything
-            where = "".join(traceback.format_exception(error)[-4:])[-_MAX_TEXT:]
+            return self.failed(_text(error, _MAX_TEXT), error.code, max_attempts)
+        except BaseException as error:  # noqa: BLE001 - it may raise anything; a page must end
             name = type(error).__name__
-            return self.failed(str(error) or name, name, max_attempts, traceback=where)
+            return self.failed(
+                _text(error, _MAX_TEXT) or name, name, max_attempts, traceback=_where(error)
+            )
 
     def failed(self, message: str, code: str, max_attempts: int, **data: Any) -> Outcome:
         """The outcome of a failure; the page is tried again while attempts are left."""
@@ -267,8 +268,20 @@ def _with_optimization(text: str, page: Mapping[str, Any], optimization: object)
 
 
 def _text(value: object, limit: int) -> str:
-    """A text from a processor, such that a store can hold it."""
-    return str(value)[:limit].encode("utf-8", "replace").decode()
+    """A text from a processor, such that a store can hold it, even if making it raises."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - its __str__ is the processor's own code
+        text = f"{type(value).__name__} (its text cannot be made: {type(error).__name__})"
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
+def _where(error: BaseException) -> str:
+    """The end of the traceback."""
+    try:
+        return "".join(traceback.format_exception(error)[-4:])[-_MAX_TEXT:]
+    except Exception:  # noqa: BLE001 - as above
+        return ""
 
 
 def _loggable(data: Mapping[str, Any]) -> dict[str, Any]:

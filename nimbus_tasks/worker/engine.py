@@ -23,7 +23,7 @@ from nimbus_tasks.core.claims import (
     take_up_lapsed,
 )
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import NotFoundError
+from nimbus_tasks.core.errors import NotFoundError, StoreError
 from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.lifecycle import is_finished
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -354,5 +354,5 @@ class Worker:
                 self.worked.batches[batch_id] = batches.save_snapshot(
                     tx, self._project_id, batch_id
                 )
-        except NotFoundError:
-            pass  # its record is gone; its pages are worked on all the same, and verify says so
+        except (NotFoundError, StoreError):
+            pass  # its record is gone or damaged; its pages are worked on all the same

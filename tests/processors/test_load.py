@@ -47,11 +47,6 @@ def test_a_name_that_is_none_is_a_usage_error(name: str) -> None:
         load_processor(name)
 
 
-@pytest.mark.xfail(
-    reason="load_processor catches Exception: a script without a main guard that calls sys.exit()"
-    " ends the worker, with its own exit code, 0 even",
-    strict=True,
-)
 @pytest.mark.parametrize("code", ["0", "'usage: …'"])
 def test_a_script_that_exits_when_it_is_imported_is_a_usage_error(modules: Path, code: str) -> None:
     name = f"script_{modules.name}"

@@ -16,7 +16,7 @@ from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import claim_pages, finish_pages
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.keys import logs_prefix, page_id_for
+from nimbus_tasks.core.keys import logs_prefix, page_id_for, queue_prefix, status_key
 from nimbus_tasks.core.logs import read_logs
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
@@ -227,3 +227,47 @@ def test_a_worker_may_run_forever_until_it_is_stopped(
         store, project.project_id, no_changes, Options(forever=True), StopsWhenItWaits()
     )
     assert worker.run().done == 10
+
+
+class StopsWhenItHasWaited(Quiet):
+    """Stops a worker that waits for what will never come."""
+
+    worker: Worker
+
+    def waits(self, reason: str) -> None:
+        super().waits(reason)
+        if len(self.reasons) > 20:
+            self.worker.stop()
+
+
+@pytest.mark.xfail(
+    reason="Lookout._has_silent_claims takes a claim without a lease, as the seed's Worker writes"
+    " it, for one whose lease has yet to end: the worker waits for ever",
+    strict=True,
+)
+def test_a_claim_without_a_lease_is_nothing_to_wait_for(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 0.001)
+    batch = upload(project, store, maps).batch_id
+    key = status_key(project.project_id, page_id_for(project.project_id, "dist/page-001.html"))
+    status = {"status": "processing", "batch_id": batch, "updated": "2026-11-24T08:00:00.000Z"}
+    store.put(key, json.dumps({**status, "processing": {"progress": 10}}), status)
+    watcher = StopsWhenItHasWaited()
+    watcher.worker = Worker(store, project.project_id, no_changes, Options(), watcher)
+    assert watcher.worker.run().done == 9
+    assert not watcher.worker.was_stopped
+
+
+@pytest.mark.xfail(
+    reason="the design's rule 5: a worker says that nothing is queued, though pages are, and leaves"
+    " putting them back to verify --repair",
+    strict=True,
+)
+def test_a_page_that_is_queued_and_in_no_queue_is_put_back_by_the_worker(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    store.delete_many([info.key for info in store.scan(queue_prefix(project.project_id))])
+    assert work(project, store).done == 10

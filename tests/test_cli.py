@@ -649,10 +649,6 @@ def test_tasks_called_from_other_tasks_give_back_data(root: Path) -> None:
     assert "True True" in invoke(root, "build").stdout
 
 
-@pytest.mark.xfail(
-    reason="_Dashboard sets a handler of SIGTERM and never puts the old one back",
-    strict=True,
-)
 def test_a_watch_gives_its_handlers_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task that comes after it in a chain ends by SIGTERM as it would without it."""
     monkeypatch.chdir(root)

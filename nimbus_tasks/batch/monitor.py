@@ -147,9 +147,10 @@ class _Dashboard(_Screen):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._block = LiveBlock(sys.stdout)
-        if threading.current_thread() is threading.main_thread():
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
             # Told to end, it ends as after Ctrl-C, so that the cursor comes back.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def show(self, view: BatchView) -> None:
         columns, height = self._block.size
@@ -163,6 +164,8 @@ class _Dashboard(_Screen):
 
     def __exit__(self, *exc: object) -> None:
         self._block.__exit__(*exc)
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._before)
 
 
 class _Lines(_Screen):

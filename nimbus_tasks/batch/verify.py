@@ -1,14 +1,16 @@
 """``nimbus.batch.verify``: is everything as the rules say? With ``--repair``, make it so.
 
-It recounts a batch from its page records and looks for pages that are queued and in no queue,
-queue items that no queued page stands behind, claims whose holder has gone, pages without content,
-records that cannot be read, and a batch record that says something else than its pages.
+It recounts a batch from its page records and looks for records that cannot be read, pages that are
+queued and in no queue, queue items that no queued page stands behind, claims whose holder has gone,
+pages without content, pages that no batch lists, an upload that was cut off, and a batch record
+that says something else than its pages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from invoke.context import Context
@@ -16,21 +18,32 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.command import BATCH_HELP, JSON_HELP, Console, command, project_root
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.batch_records import BatchHead
+from nimbus_tasks.core.batch_records import Batch, BatchHead
 from nimbus_tasks.core.claims import take_up_lapsed
 from nimbus_tasks.core.clock import now_iso, utc_now
-from nimbus_tasks.core.errors import PagesFailedError
-from nimbus_tasks.core.keys import last_part, page_key, page_prefix, queue_prefix
-from nimbus_tasks.core.lifecycle import Intent, batch_status, is_finished
-from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.errors import NotFoundError, PagesFailedError, StoreError
+from nimbus_tasks.core.keys import (
+    batch_key,
+    is_id,
+    last_part,
+    page_key,
+    page_prefix,
+    queue_prefix,
+    status_key,
+)
+from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
+from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.core.queue import find_unqueued, put_in_queue
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
+from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip
 
 #: More findings than a person reads; --json has them all.
 _SHOWN = 30
+_NOT_SENT = "not_uploaded"
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,14 @@ class Finding:
     detail: str
     page_id: str | None = None
     repaired: bool = False
+    path: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """An item of the document's findings."""
         return {
             "kind": self.kind,
             "page_id": self.page_id,
+            "path": self.path,
             "detail": self.detail,
             "repaired": self.repaired,
         }
@@ -84,55 +99,102 @@ class Verified:
 def verify_batch(
     project: Project, store: Store, batch: str | None = None, *, repair: bool = False
 ) -> Verified:
-    """Check a batch (the latest, if left out) and the project's queue.
+    """Check a batch (the latest, if left out), the project's queue, and that every page has a
+    batch.
 
     With ``repair`` everything is put right that can be, in one transaction.
     """
+    project_id = project.project_id
     with store.transaction() if repair else store.snapshot() as tx:
-        head = batches.find(tx, project.project_id, batch)
-        checks = (_queue, _claims, _contents, _listing, _snapshot)
-        findings = [finding for check in checks for finding in check(tx, head, repair)]
-        head = batches.find(tx, project.project_id, head.batch_id)
+        findings = list(_batches(tx, project_id, repair))
+        try:
+            head = batches.find(tx, project_id, batch)
+        except NotFoundError as error:
+            if not findings:
+                raise
+            raise NotFoundError(error.message, advice="Run it with --repair.") from error
+        for check in (_statuses, _queue, _claims, _contents, _listing, _snapshot):
+            findings += check(tx, head, repair)
+            head = batches.find(tx, project_id, head.batch_id)
         status = batch_status(head.intent, batches.fold(tx, head).counts).value
     return Verified(head.batch_id, status, findings)
+
+
+def _batches(tx: KeyValues, project_id: str, repair: bool) -> Iterator[Finding]:
+    """Every page belongs to a batch that has a record which can be read."""
+    sizes: dict[str, int] = defaultdict(int)
+    for page in list_pages(tx, project_id):
+        sizes[page.status["batch_id"]] += 1
+    known = {head.batch_id: head for head in batches.heads(tx, project_id)}
+    for batch_id in sorted({*sizes, *known}):
+        if not is_id(batch_id):
+            continue
+        head = known.get(batch_id, batches.stub(project_id, batch_id))
+        what = "has no record"
+        if batch_id in known:
+            try:
+                batches.load(tx, project_id, batch_id)
+                continue
+            except StoreError:
+                what = "has a record that cannot be read"
+        detail = f"{batch_id}, to which {sizes[batch_id]:,} pages belong, {what}"
+        yield Finding("no_batch_record", detail, None, repair)
+        if repair:
+            tx.put_many([Batch(_without_count(head), {}).entry()])
+            batch = batches.load(tx, project_id, batch_id)
+            tx.put_many([batches.with_pages_there(tx, batch).entry()])
+            batches.save_snapshot(tx, project_id, batch_id)
+
+
+def _without_count(head: BatchHead) -> BatchHead:
+    # More than there can be: pages that later batches have taken over are then looked for as well.
+    return replace(head, created=head.created or now_iso(), page_count=10**9)
+
+
+def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+    """Every status record can be read: its value, not only its metadata."""
+    project_id = head.project_id
+    listed = {page.page_id: page for page in list_pages(tx, project_id, head.batch_id)}
+    damaged = listed.keys() - read_statuses(tx, project_id, listed).keys()
+    for page_id in sorted(damaged):
+        detail = "its status record is damaged, and its metadata is not"
+        yield Finding("unreadable", detail, page_id, repair, listed[page_id].status.get("path"))
+    if repair:
+        anew = {i: status_from_metadata(listed[i].status) for i in damaged}
+        at_work = {i: s for i, s in anew.items() if s.state in ("queued", "processing")}
+        tx.put_many(status_entries(project_id, {i: anew[i] for i in anew.keys() - at_work.keys()}))
+        # Nobody can finish a claim whose token is lost.
+        put_in_queue(tx, project_id, at_work)
 
 
 def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Queued pages and queue items belong together, one to one."""
     project_id = head.project_id
     items = [info.key for info in tx.scan(queue_prefix(project_id))]
-    in_queue = frozenset(items)
     statuses = read_statuses(tx, project_id, {last_part(key) for key in items})
-    right = {key for page_id, s in statuses.items() if (key := s.queue_key(project_id, page_id))}
-    strays = [key for key in items if key not in right]
-    for key in strays:
+    strays = []
+    for key in items:
         page_id = last_part(key)
         status = statuses.get(page_id)
-        what = f"the page is {status.state}" if status else "there is no such page"
-        if status is not None and status.state == "queued":
+        if status is None:
+            if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
+                continue  # it is damaged, and its item is what it can be made anew from
+            what = "there is no such page"
+        elif status.state != "queued":
+            what = f"the page is {status.state}"
+        elif status.queue_key(project_id, page_id) in (None, key):
+            continue
+        else:
             what = "it is a second item of the same page"
-        yield Finding(
-            "stray_queue_item", f"a queue item that will not be worked on: {what}", page_id, repair
-        )
-    waiting = [p.page_id for p in batches.pages_of(tx, head) if p.status["status"] == "queued"]
-    missing: dict[str, PageStatus] = {}
-    for page_id, status in read_statuses(tx, project_id, waiting).items():
-        if status.state == "queued" and status.queue_key(project_id, page_id) not in in_queue:
-            missing[page_id] = status
-            yield Finding("not_in_queue", "queued, and in no queue", page_id, repair)
+        strays.append(key)
+        detail = f"a queue item that will not be worked on: {what}"
+        yield Finding("stray_queue_item", detail, page_id, repair, status.path if status else None)
+    missing = find_unqueued(tx, project_id, head.batch_id)
+    for page_id, status in missing.items():
+        yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:
         tx.delete_many(strays)
-        _put_in_queue(tx, head, missing)
-
-
-def _put_in_queue(tx: KeyValues, head: BatchHead, missing: dict[str, PageStatus]) -> None:
-    now = now_iso()
-    queued = {
-        page_id: status.as_queued(status.priority or NEW_PAGE_PRIORITY, status.queued_at or now)
-        for page_id, status in missing.items()
-    }
-    tx.put_many(status_entries(head.project_id, queued))
-    tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
+        put_in_queue(tx, project_id, missing)
 
 
 def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
@@ -142,12 +204,9 @@ def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     if repair:
         take_up_lapsed(tx, head.project_id, [page.page_id for page in stuck], now)
     for page in stuck:
-        yield Finding(
-            "stalled",
-            f"its worker has not been heard of since its lease ended at {page.status.get('lease')}",
-            page.page_id,
-            repair,
-        )
+        since = page.status.get("lease") or page.status.get("updated")
+        detail = f"its worker has not been heard of since {since}"
+        yield Finding("stalled", detail, page.page_id, repair, page.status.get("path"))
 
 
 def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
@@ -157,26 +216,43 @@ def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
         waits = page.status["status"] in ("queued", "processing")
         if waits and page.page_id not in there:
             detail = "its content is not in the store: upload it again"
-            yield Finding("no_content", detail, page.page_id)
+            yield Finding("no_content", detail, page.page_id, path=page.status.get("path"))
 
 
 def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """The batch lists the pages that are in it, and no others; an upload has come to its end."""
-    batch = batches.load(tx, head.project_id, head.batch_id)
-    there = {page.page_id for page in batches.pages_of(tx, head)}
-    lost = sorted(batch.pages.keys() - there)
+    try:
+        batch = batches.load(tx, head.project_id, head.batch_id)
+    except StoreError:
+        return  # said by _batches
+    there = {page.page_id: page for page in batches.pages_of(tx, head)}
+    lost = sorted(batch.pages.keys() - there.keys())
     if head.intent == Intent.UPLOAD:
-        detail = f"listed and not sent: go on with nimbus.upload --batch={head.batch_id}"
-        yield from (Finding("not_uploaded", detail, page_id) for page_id in lost)
+        yield from (Finding(_NOT_SENT, "listed and not sent", page_id) for page_id in lost)
+        if not lost:
+            detail = "all its pages are there, and its upload has not come to its end"
+            yield Finding("upload_cut_off", detail, None, repair)
+        if repair and not lost:
+            _close(tx, batch)
         return
     detail = "listed, and has no status record that can be read"
     yield from (Finding("no_status", detail, page_id, repair) for page_id in lost)
-    unlisted = sorted(there - batch.pages.keys())
+    unlisted = [there[page_id] for page_id in sorted(there.keys() - batch.pages.keys())]
     detail = "belongs to the batch, which does not list it"
-    yield from (Finding("unlisted", detail, page_id, repair) for page_id in unlisted)
-    if repair and (unlisted or lost):
+    for page in unlisted:
+        yield Finding("unlisted", detail, page.page_id, repair, page.status.get("path"))
+    counted = batch.head.page_count
+    if counted != len(batch.pages) and not lost and not unlisted:
+        detail = f"the batch record counts {counted:,} pages and lists {len(batch.pages):,}"
+        yield Finding("page_count", detail, None, repair)
+    if repair and (unlisted or lost or counted != len(batch.pages)):
         _queue_anew(tx, head, lost)
         tx.put_many([batches.with_pages_there(tx, batch).entry()])
+
+
+def _close(tx: KeyValues, batch: Batch) -> None:
+    closed = replace(batch.head, intent=Intent.RUN.value)
+    tx.put_many([batches.with_pages_there(tx, replace(batch, head=closed)).entry()])
 
 
 def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
@@ -189,21 +265,43 @@ def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
         if info is not None and (info.metadata or {}).get("batch_id") == head.batch_id:
             status = PageStatus(state="queued", batch_id=head.batch_id, updated=now)
             fresh[page_id] = status.as_queued(NEW_PAGE_PRIORITY, now)
-    _put_in_queue(tx, head, fresh)
+    items = [info.key for info in tx.scan(queue_prefix(head.project_id))]
+    tx.delete_many(key for key in items if last_part(key) in fresh)
+    put_in_queue(tx, head.project_id, fresh)
 
 
 def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """What the batch record says of an ended batch is what its pages say."""
-    head = batches.find(tx, head.project_id, head.batch_id)
-    tally = batches.fold(tx, head)
+    tally, states = Tally(head.page_count), {}
+    for page in batches.pages_of(tx, head):
+        tally.add(page.status)
+        states[page.page_id] = page.status["status"]
     status = batch_status(head.intent, tally.counts).value
-    differs = head.is_final and (head.status, dict(head.counts)) != (status, tally.counts)
-    if differs or (is_finished(status) and not head.is_final):
-        yield Finding(
-            "drift", f"the batch record says {head.status}, its pages say {status}", None, repair
-        )
+    if not head.is_final and not is_finished(status):
+        return  # what it says of a batch at work is of a while ago
+    record = tx.get(batch_key(head.project_id, head.batch_id))
+    if record is None or not batches.is_readable(record):
+        return  # said by _batches
+    is_right = (head.status, dict(head.counts) or tally.counts) == (status, tally.counts)
+    if not (is_right and _agrees(load_object(record), status, tally, states)):
+        detail = f"the batch record says {head.status}, its pages say {status}"
+        if head.status == status:
+            detail = "the batch record says something else than its pages"
+        yield Finding("drift", detail, None, repair)
         if repair:
             batches.save_snapshot(tx, head.project_id, head.batch_id)
+
+
+def _agrees(value: Mapping[str, Any], status: str, tally: Tally, states: Mapping[str, str]) -> bool:
+    """Whether the record's value, which is all that the seed's programs read, says the same."""
+    pages, summary = mapping_field(value.get("pages")), mapping_field(value.get("summary"))
+    said = {page_id: mapping_field(page).get("status") for page_id, page in pages.items()}
+    counted = {name: tally.summary()[name] for name in ("completed", "failed", "pending")}
+    return (
+        (value.get("status"), value.get("page_count")) == (status, tally.total)
+        and said == states
+        and {name: summary.get(name) for name in counted} == counted
+    )
 
 
 @command(
@@ -225,8 +323,10 @@ def verify(
         console.document(verified.to_json())
     else:
         console.say(*_lines(verified, console.style, console.columns))
-        if not verified.ok and not repair:
-            console.hint("invoke nimbus.batch.verify --repair")
+        if any(finding.kind == _NOT_SENT for finding in verified.findings):
+            console.say(f"   go on with: invoke nimbus.upload --batch={verified.batch_id}")
+        elif not verified.ok and not repair:
+            console.hint(f"invoke nimbus.batch.verify --repair --batch={verified.batch_id}")
     if not verified.ok:
         raise Exit(code=PagesFailedError.exit_code)
     return verified
@@ -240,10 +340,12 @@ def _lines(verified: Verified, style: Style, columns: int) -> list[str]:
     what = f"{count:,} finding" + ("" if count == 1 else "s")
     lines = [f"{style.sign('ok' if verified.ok else 'warning')} {name}: {what}"]
     for finding in verified.findings[:_SHOWN]:
-        about = f"{finding.page_id}: " if finding.page_id else ""
         mended = "mended: " if finding.repaired else ""
-        lines.append(clip(clean(f"{mended}{finding.kind}: {about}{finding.detail}"), columns - 3))
-    lines[1:] = [f"   {line}" for line in lines[1:]]
+        text = clean(f"{mended}{finding.kind}: {finding.detail}")
+        about = clean(finding.path or finding.page_id or "")
+        if about:
+            about = clip(about, max(20, columns - len(text) - 6), keep_end=True) + ": "
+        lines.append("   " + clip(about + text, columns - 3))
     if count > _SHOWN:
         lines.append(style.dim(f"   … and {count - _SHOWN:,} more; --json has them all"))
     return lines

@@ -104,6 +104,11 @@ class _Waiting(ProgressBar):
             self.advance(ended - self._ended)
             self._since = now
         elif not self._told and now - self._since > IDLE_SECONDS:
-            self.write("Nobody seems to work on it. Start a worker with: invoke nimbus.worker")
+            self.write(
+                "Its upload seems to be cut off. Go on with:"
+                f" invoke nimbus.upload --batch={view.head.batch_id}"
+                if view.status == "uploading"
+                else "Nobody seems to work on it. Start a worker with: invoke nimbus.worker"
+            )
             self._told = True
         self._ended = ended

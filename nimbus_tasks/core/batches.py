@@ -7,10 +7,10 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import to_iso
@@ -21,29 +21,16 @@ from nimbus_tasks.core.keys import (
     check_id,
     is_id,
     last_part,
-    status_prefix,
     superseded_prefix,
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
-from nimbus_tasks.core.records import METADATA_VERSION, read_status, small_form
-from nimbus_tasks.core.wire import UnreadableRecordError
-from nimbus_tasks.kv.store import KeyInfo, KeyValues
+from nimbus_tasks.core.pages import PageInfo, list_pages, small_status
+from nimbus_tasks.core.wire import UnreadableRecordError, load_object
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
 #: How many failures a look at a batch keeps; the report has them all.
 FAILURES_KEPT = 50
-
-
-class PageInfo(NamedTuple):
-    """A page and the small form of its status record."""
-
-    page_id: str
-    status: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What a person knows the page by: its path, or else its id."""
-        return self.status.get("path") or self.page_id
 
 
 @dataclass(frozen=True)
@@ -107,7 +94,7 @@ def find(store: KeyValues, project_id: str, name: str | None) -> BatchHead:
         check_id(name, "batch")
         info = store.head(batch_key(project_id, name))
         if info is not None:
-            return _head(store, project_id, name, info)
+            return _head_or_stub(store, project_id, name, info)
     known = heads(store, project_id)
     if name is None or name == "latest":
         if not known:
@@ -140,14 +127,12 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
     as they were then.
     """
     seen = 0
-    for info in store.scan(status_prefix(head.project_id)):
-        status = _status_metadata(store, info)
-        if status["batch_id"] == head.batch_id:
-            seen += 1
-            yield PageInfo(last_part(info.key), status)
+    for page in list_pages(store, head.project_id, head.batch_id):
+        seen += 1
+        yield page
     if seen < head.page_count:
         for info in store.scan(superseded_prefix(head.project_id, head.batch_id)):
-            yield PageInfo(last_part(info.key), _status_metadata(store, info))
+            yield PageInfo(last_part(info.key), small_status(store, info))
 
 
 def fold(store: KeyValues, head: BatchHead) -> Tally:
@@ -167,15 +152,13 @@ def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> d
     tallies = {head.batch_id: Tally(head.page_count) for head in among if not head.is_final}
     if not tallies:
         return {}
-    for info in store.scan(status_prefix(project_id)):
-        status = _status_metadata(store, info)
-        tally = tallies.get(status["batch_id"])
-        if tally is not None:
-            tally.add(status)
+    for page in list_pages(store, project_id):
+        if (tally := tallies.get(page.status["batch_id"])) is not None:
+            tally.add(page.status)
     for batch_id, tally in tallies.items():
         if tally.seen < tally.page_count:
             for info in store.scan(superseded_prefix(project_id, batch_id)):
-                tally.add(_status_metadata(store, info))
+                tally.add(small_status(store, info))
     return tallies
 
 
@@ -196,7 +179,7 @@ def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
             else:
                 heapq.heappushpop(latest_failures, item)
     in_flight.sort(key=lambda page: (page.status.get("started") or "", page.page_id))
-    stalled = [page for page in in_flight if _is_stalled(page, to_iso(now))]
+    stalled = [page for page in in_flight if page.has_lapsed(to_iso(now))]
     return BatchView(
         head=head,
         tally=tally,
@@ -232,34 +215,26 @@ def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     return status
 
 
-def _head(store: KeyValues, project_id: str, batch_id: str, info: KeyInfo) -> BatchHead:
-    head = head_from_metadata(project_id, batch_id, info)
-    return head or load(store, project_id, batch_id).head
+def stub(project_id: str, batch_id: str) -> BatchHead:
+    """The head of a batch whose record is gone or damaged: it is counted by its pages."""
+    return BatchHead(batch_id, project_id, "", 0, "unreadable", Intent.RUN.value)
+
+
+def is_readable(entry: Entry) -> bool:
+    """Whether a batch record's value can be read."""
+    try:
+        load_object(entry)
+    except UnreadableRecordError:
+        return False
+    return True
 
 
 def _head_or_stub(store: KeyValues, project_id: str, batch_id: str, info: KeyInfo) -> BatchHead:
-    """The head; one that cannot be read must not hide the others, and is counted by its pages."""
+    """The head; one that cannot be read must not hide the others."""
+    head = head_from_metadata(project_id, batch_id, info)
+    if head is not None:
+        return head
     try:
-        return _head(store, project_id, batch_id, info)
+        return load(store, project_id, batch_id).head
     except StoreError:
-        return BatchHead(batch_id, project_id, "", 0, "unreadable", Intent.RUN.value)
-
-
-def _status_metadata(store: KeyValues, info: KeyInfo) -> Mapping[str, Any]:
-    """The small form of a status record, from the value where its writer left no metadata."""
-    metadata = info.metadata
-    if metadata is not None:
-        if metadata.get("v") == METADATA_VERSION:
-            return metadata
-        if (checked := small_form(metadata)) is not None:
-            return checked
-    entry = store.get(info.key)
-    try:
-        return read_status(entry).to_metadata() if entry else {"status": "failed", "batch_id": ""}
-    except UnreadableRecordError as error:
-        return {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
-
-
-def _is_stalled(page: PageInfo, now: str) -> bool:
-    lease = page.status.get("lease")
-    return lease is not None and lease < now
+        return stub(project_id, batch_id)

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from nimbus_tasks.core.batch_records import BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import iso_after, to_iso
@@ -20,16 +19,15 @@ from nimbus_tasks.core.keys import (
     is_id,
     last_part,
     page_key,
-    queue_prefix,
     status_key,
-    status_prefix,
 )
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
-from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
+from nimbus_tasks.core.queue import first_items, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
-from nimbus_tasks.core.wire import UnreadableRecordError, load_object
-from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
+from nimbus_tasks.core.wire import UnreadableRecordError
+from nimbus_tasks.kv.store import Entry, KeyValues
 
 #: A page whose holders vanished this often is what makes them vanish: it fails.
 MAX_LAPSES = 3
@@ -85,7 +83,7 @@ def claim_pages(
     """
     claims: list[Claim] = []
     while len(claims) < limit:
-        items = _first_items(tx, project_id, limit - len(claims), batch_id)
+        items = first_items(tx, project_id, limit - len(claims), batch_id)
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
@@ -116,22 +114,28 @@ def claim_pages(
 
 def finish_pages(
     tx: KeyValues, project_id: str, outcomes: Sequence[Outcome], now: datetime
-) -> list[Outcome]:
-    """Write the outcomes whose claims are still current; returns the others, which do not count."""
+) -> tuple[list[Outcome], list[Outcome]]:
+    """Write the outcomes whose claims are still current; the others do not count.
+
+    Returns what was written, with ``try_again`` as it came to be, and what was refused.
+    """
     current = read_statuses(tx, project_id, [outcome.claim.page_id for outcome in outcomes])
+    counted: list[Outcome] = []
     refused: list[Outcome] = []
     written: dict[str, PageStatus] = {}
     logs: dict[str, Sequence[LogEntry]] = {}
     entries: list[Entry] = []
-    again = [outcome.claim.status.batch_id for outcome in outcomes if outcome.try_again]
-    cancelled = cancelled_batches(tx, project_id, set(again))
+    to_repeat = {outcome.claim.status.batch_id for outcome in outcomes if outcome.try_again}
+    cancelled = cancelled_batches(tx, project_id, to_repeat)
     for outcome in outcomes:
         page_id, status = outcome.claim.page_id, current.get(outcome.claim.page_id)
         if status is None or not _holds(outcome.claim, status):
             refused.append(outcome)
             continue
         logs[page_id] = outcome.entries
-        if outcome.try_again and status.batch_id not in cancelled:
+        again = outcome.try_again and status.batch_id not in cancelled
+        counted.append(outcome if again == outcome.try_again else replace(outcome, try_again=again))
+        if again:
             queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, to_iso(now))
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
@@ -142,7 +146,7 @@ def finish_pages(
     tx.put_many(entries)
     tx.put_many(append_logs(tx, project_id, logs))
     tx.put_many(status_entries(project_id, written))
-    return refused
+    return counted, refused
 
 
 def renew_claims(
@@ -189,17 +193,12 @@ def release_claims(
 
 def find_lapsed(
     store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
-) -> list[str]:
-    """The ids of pages whose holder was not heard of for a whole lease; a listing, no lock."""
+) -> dict[str, str]:
+    """The pages whose holder was not heard of for a whole lease, and their batches by page id; a
+    listing, no lock."""
     moment = to_iso(now)
-    return [
-        last_part(info.key)
-        for info in store.scan(status_prefix(project_id))
-        if info.metadata
-        and info.metadata.get("status") == "processing"
-        and str(info.metadata.get("lease") or moment) < moment
-        and batch_id in (None, info.metadata.get("batch_id"))
-    ]
+    pages = list_pages(store, project_id, batch_id)
+    return {page.page_id: page.status["batch_id"] for page in pages if page.has_lapsed(moment)}
 
 
 def take_up_lapsed(
@@ -238,30 +237,6 @@ def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]
     return cancelled
 
 
-def _first_items(tx: KeyValues, project_id: str, limit: int, batch_id: str | None) -> list[str]:
-    keys = []
-    for info in tx.scan(queue_prefix(project_id), limit=limit if batch_id is None else None):
-        if batch_id is None or _item_batch(tx, info) == batch_id:
-            keys.append(info.key)
-            if len(keys) == limit:
-                break
-    return keys
-
-
-def _item_batch(tx: KeyValues, info: KeyInfo) -> object:
-    """The batch of a queue item, from its value where its writer left no metadata."""
-    if info.metadata is not None:
-        return info.metadata.get("batch_id")
-    return _item(tx.get(info.key)).get("batch_id")
-
-
-def _item(entry: Entry | None) -> Mapping[str, Any]:
-    try:
-        return {} if entry is None else load_object(entry)
-    except UnreadableRecordError:
-        return {}
-
-
 def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> dict[str, PageStatus]:
     """The statuses of the items' pages. A record that is damaged is made anew from its item: its
     page is to be worked on, and everything else of it has been lost already."""
@@ -271,7 +246,7 @@ def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> di
         page_id = last_part(key)
         if page_id in statuses or page_id not in page_ids:
             continue
-        batch_id = _item(tx.get(key)).get("batch_id")
+        batch_id = read_item(tx.get(key)).get("batch_id")
         if is_id(batch_id) and tx.head(status_key(project_id, page_id)) is not None:
             statuses[page_id] = PageStatus("queued", str(batch_id), "")
     return statuses

@@ -1,13 +1,57 @@
-"""Status records by page id: the two lines that every writer of them needs."""
+"""Status records by page id, whole or in small: what every reader and writer of them needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from nimbus_tasks.core.keys import last_part, status_key
-from nimbus_tasks.core.records import PageStatus, read_status
+from nimbus_tasks.core.keys import last_part, status_key, status_prefix
+from nimbus_tasks.core.records import PageStatus, lease_end, read_status, small_form
 from nimbus_tasks.core.wire import UnreadableRecordError
-from nimbus_tasks.kv.store import Entry, KeyValues
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
+
+
+class PageInfo(NamedTuple):
+    """A page and the small form of its status record."""
+
+    page_id: str
+    status: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What a person knows the page by: its path, or else its id."""
+        return self.status.get("path") or self.page_id
+
+    def has_lapsed(self, now: str) -> bool:
+        """Whether it is in flight and its holder was not heard of for a whole lease."""
+        status = self.status
+        if status["status"] != "processing":
+            return False
+        return lease_end(status.get("lease"), status.get("updated")) < now
+
+
+def list_pages(
+    store: KeyValues, project_id: str, batch_id: str | None = None
+) -> Iterator[PageInfo]:
+    """The pages that have a status, by one listing: the project's, or those of one batch."""
+    for info in store.scan(status_prefix(project_id)):
+        status = small_status(store, info)
+        if batch_id in (None, status["batch_id"]):
+            yield PageInfo(last_part(info.key), status)
+
+
+def small_status(store: KeyValues, info: KeyInfo) -> Mapping[str, Any]:
+    """The small form of a listed status, from the value where its writer left no metadata.
+
+    A record of which neither can be read counts as a failed page of no batch.
+    """
+    if info.metadata is not None and (small := small_form(info.metadata)) is not None:
+        return small
+    entry = store.get(info.key)
+    try:
+        return read_status(entry).to_metadata() if entry else {"status": "failed", "batch_id": ""}
+    except UnreadableRecordError as error:
+        return {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
 
 
 def read_statuses(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nimbus_tasks.core.clock import iso_after, parse_iso
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
@@ -33,8 +34,8 @@ RETRY_PRIORITY = 8
 
 #: Serialised bytes that a text may take of the metadata's 1024.
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
-#: Marks metadata of ours, which needs no checking of its fields when 100,000 are listed.
-METADATA_VERSION = 1
+#: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
+LEASELESS_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,6 @@ class PageStatus:
     def to_metadata(self) -> dict[str, Any]:
         """The record in small: one listing of these answers status, monitor, metrics and report."""
         small = present(
-            v=METADATA_VERSION,
             status=self.state,
             batch_id=self.batch_id,
             updated=self.updated,
@@ -195,7 +195,7 @@ class PageStatus:
 
     def lapsed(self, now: str) -> bool:
         """Whether it is being processed by somebody who has not been heard of for a whole lease."""
-        return self.state == "processing" and self.lease is not None and self.lease < now
+        return self.state == "processing" and lease_end(self.lease, self.updated) < now
 
     def queue_key(self, project_id: str, page_id: str) -> str | None:
         """Where the page's queue item lies; ``None`` where it is not queued, or we cannot know."""
@@ -271,6 +271,14 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
     return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
 
 
+def lease_end(lease: str | None, updated: str | None) -> str:
+    """When a claim ends that is not renewed; the seed's writers give no lease, only their times."""
+    if lease is not None:
+        return lease
+    last_sign = parse_iso(updated)
+    return "" if last_sign is None else iso_after(LEASELESS_SECONDS, start=last_sign)
+
+
 def _state(value: object) -> str:
     # A state that we do not know is taken for one that somebody has to look at.
     return value if isinstance(value, str) and value in PAGE_STATES else "failed"
@@ -320,14 +328,41 @@ def _priority_field(value: object) -> int | None:
     return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
 
 
-def small_form(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def small_form(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """A status' metadata with fields of the right types: those that somebody else wrote wrongly
-    count as absent. ``None`` where it does not tell state and batch: read the value then."""
-    state, batch_id = metadata.get("status"), _id_field(metadata.get("batch_id"))
-    if state not in PAGE_STATES or batch_id is None:
+    count as absent. ``None`` where it does not tell state and batch: read the value then.
+
+    Of 100,000 pages nearly all have the same few fields of the same types: each such shape is
+    checked once.
+    """
+    state = metadata.get("status")
+    if not isinstance(state, str) or state not in _STATES:
+        return None
+    shape = (*metadata, *map(type, metadata.values()))
+    if shape in _SOUND_SHAPES:
+        return metadata
+    batch_id = _id_field(metadata.get("batch_id"))
+    if batch_id is None:
         return None
     checked = {name: read(metadata.get(name)) for name, read in _SMALL_FIELDS.items()}
-    return present(status=state, batch_id=batch_id, **checked)
+    small = present(status=state, batch_id=batch_id, **checked)
+    if small == metadata and len(_SOUND_SHAPES) < _MAX_SHAPES:
+        _SOUND_SHAPES.add(shape)
+    return small
+
+
+_STATES = frozenset(PAGE_STATES)
+#: Shapes of metadata (names and types of its fields) that have passed the check. Others may write
+#: any number of shapes, so there is an end to what is remembered.
+_SOUND_SHAPES: set[tuple[Any, ...]] = set()
+_MAX_SHAPES = 500
+
+
+def status_from_metadata(small: Mapping[str, Any]) -> PageStatus:
+    """The status record as far as its small form (see :func:`small_form`) tells it."""
+    known = {name: small[name] for name in _SMALL_FIELDS if name in small}
+    fields = {"updated": "", **known}
+    return PageStatus(state=small["status"], batch_id=small["batch_id"], **fields)
 
 
 _SMALL_FIELDS: dict[str, Callable[[object], Any]] = {

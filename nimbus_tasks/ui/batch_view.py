@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from nimbus_tasks.core.batches import BatchView, PageInfo
+from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
 from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.figures import (
     ago,
     duration,

@@ -1,13 +1,13 @@
 """Sending checked maps as a batch, in an order of writes that can be cut off at any point.
 
 Batch with all its page ids first; then contents, statuses and queue items, a chunk at a time; then
-the batch again. Run again with the batch's id, it sends what is still lacking.
+the batch again. Run again, as it was typed or with the batch's id, it sends what is still lacking.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,17 +20,12 @@ from nimbus_tasks.core.clock import now_iso, to_iso, utc_now
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
     InterruptedByUserError,
-    NotFoundError,
-    UsageError,
 )
 from nimbus_tasks.core.keys import (
     batch_key,
-    last_part,
     new_batch_id,
     page_key,
-    page_prefix,
     status_key,
-    status_prefix,
     superseded_key,
 )
 from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent, batch_status
@@ -49,6 +44,7 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.upload.folder import Checked, Rejected
+from nimbus_tasks.upload.plan import plan_upload
 
 #: A step of the upload: what one transaction writes and what memory holds of it at a time.
 CHUNK_PAGES, CHUNK_BYTES = 500, 8 * 1024 * 1024
@@ -56,7 +52,12 @@ CHUNK_PAGES, CHUNK_BYTES = 500, 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The outcome. ``batch_id`` is ``None`` where nothing was to be sent and no batch was made."""
+    """The outcome. ``batch_id`` is ``None`` where nothing was sent and no batch was made.
+
+    ``taken_over`` pages were in an earlier batch; ``elsewhere`` ones are in a later batch than the
+    one that was to be continued, and stay there; ``dropped`` ones had been listed by an upload that
+    was cut off, and are in the folder no more. ``resumed``: nobody named the batch that goes on.
+    """
 
     project_id: str
     batch_id: str | None
@@ -65,9 +66,11 @@ class Uploaded:
     uploaded: int
     skipped: int
     bytes: int
-    taken_over: int
-    dropped: int
     checked: Checked
+    taken_over: int = 0
+    elsewhere: int = 0
+    dropped: int = 0
+    resumed: bool = False
     dry_run: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ class Uploaded:
             "listings": list(self.checked.listings),
             "bytes": self.bytes,
             "taken_over": self.taken_over,
+            "elsewhere": self.elsewhere,
+            "resumed": self.resumed,
         }
         return document | ({"dry_run": True} if self.dry_run else {})
 
@@ -100,78 +105,35 @@ def upload_maps(
 ) -> Uploaded:
     """Send the checked maps of ``folder`` as a new batch, or what ``batch`` still lacks of them.
 
-    ``store`` may be ``None`` for a dry run of a project that has none yet. Pages that another
-    batch still holds are taken over from it; it keeps what it had of them. Raises
-    :class:`NotFoundError` for an unknown batch and :class:`UsageError` for a cancelled one.
+    Killed and run again, an upload goes on with its batch and ends as if it had not been killed.
+    Pages that an earlier batch still holds are taken over from it; it keeps what it had of them.
+    ``store`` may be ``None`` for a dry run of a project that has none yet. Raises
+    :class:`NotFoundError` for an unknown batch and :class:`UsageError` for one that can take no
+    page.
     """
-    head = _batch_to_continue(store, project, batch)
-    wanted = checked.maps
-    if store is not None and (changed or head):
-        wanted = _lacking(store, project.project_id, checked.maps, head)
+    plan = plan_upload(project, store, checked.maps, batch=batch, changed=changed)
+    head, wanted = plan.head, plan.wanted
     outcome = Uploaded(
         project_id=project.project_id,
         batch_id=head.batch_id if head else None,
         status=None,
         page_count=head.page_count if head else 0,
         uploaded=len(wanted),
-        skipped=len(checked.maps) - len(wanted),
+        skipped=len(checked.maps) - len(wanted) - plan.elsewhere,
         bytes=sum(content_map.size for content_map in wanted),
-        taken_over=0,
-        dropped=0,
         checked=checked,
+        elsewhere=plan.elsewhere,
+        resumed=head is not None and batch is None,
         dry_run=dry_run,
     )
     if dry_run or store is None:
-        return replace(outcome, page_count=_pages_after(store, project, head, wanted))
+        return replace(outcome, page_count=plan.pages_after(store))
     if not wanted and head is None:
         return outcome
     if not wanted and head is not None and head.intent != Intent.UPLOAD:
         counts = batches.fold(store, head).counts
         return replace(outcome, status=batch_status(head.intent, counts).value)
     return _send(project, store, head, wanted, folder, outcome, progress or Silent())
-
-
-def _batch_to_continue(
-    store: Store | None, project: Project, batch: str | None
-) -> BatchHead | None:
-    if batch is None:
-        return None
-    if store is None:
-        raise NotFoundError(f"no such batch: {batch}", advice="This project has no batch yet.")
-    head = batches.find(store, project.project_id, batch)
-    if head.intent == Intent.CANCEL:
-        raise UsageError(
-            f"{head.batch_id} was cancelled and takes no more pages",
-            advice="Bring it back with: invoke nimbus.batch.retry --include-cancelled"
-            f" --batch={head.batch_id}, or upload without --batch.",
-        )
-    return head
-
-
-def _lacking(
-    store: Store, project_id: str, maps: Sequence[ContentMap], head: BatchHead | None
-) -> list[ContentMap]:
-    """The maps whose page is not there with this content: in that batch, or else in any."""
-    stored = {
-        last_part(info.key): (info.metadata or {}).get("sha256")
-        for info in store.scan(page_prefix(project_id))
-    }
-    # A page that has content and no status was cut off in the middle of its upload.
-    if head is None:
-        there = {last_part(info.key) for info in store.scan(status_prefix(project_id))}
-    else:
-        # Pages that a later batch took over count as there: this batch has ended with them.
-        there = {page.page_id for page in batches.pages_of(store, head)}
-    return [m for m in maps if m.page_id not in there or stored.get(m.page_id) != m.sha256]
-
-
-def _pages_after(
-    store: Store | None, project: Project, head: BatchHead | None, wanted: Sequence[ContentMap]
-) -> int:
-    if store is None or head is None:
-        return len(wanted)
-    listed = batches.load(store, project.project_id, head.batch_id).pages
-    return len(listed.keys() | {content_map.page_id for content_map in wanted})
 
 
 def _send(
@@ -184,14 +146,17 @@ def _send(
     progress: Progress,
 ) -> Uploaded:
     """Batch with all its page ids; contents, statuses and queue by chunks; then batch again."""
+    project_id = project.project_id
+    known = () if head is None else batches.pages_of(store, head)
+    anew = {page.page_id for page in known} & {content_map.page_id for content_map in wanted}
     batch_id = _open_batch(store, project, head, wanted)
     progress.begin("Uploading", len(wanted))
     sent, taken_over, old_batches = 0, 0, set[str]()
     refused: list[Rejected] = []
     try:
-        for chunk in _chunks(folder, wanted, project.project_id, refused):
+        for chunk in _chunks(folder, wanted, project_id, refused):
             with store.transaction() as tx:
-                taken_from = _put_pages(tx, project.project_id, batch_id, chunk)
+                taken_from = _put_pages(tx, project_id, batch_id, chunk, anew)
             sent += len(chunk)
             taken_over += sum(taken_from.values())
             old_batches |= taken_from.keys()
@@ -202,20 +167,20 @@ def _send(
             advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
         ) from None
     with store.transaction() as tx:
-        dropped = _close_batch(tx, project.project_id, batch_id)
-        status = batches.save_snapshot(tx, project.project_id, batch_id)
+        listed = batches.load(tx, project_id, batch_id).pages.keys()
+        closed = _close_batch(tx, project_id, batch_id)
+        _close_emptied(tx, project_id, listed)
         for old in old_batches:
-            batches.save_snapshot(tx, project.project_id, old)
-        page_count = batches.find(tx, project.project_id, batch_id).page_count
+            batches.save_snapshot(tx, project_id, old)
     checked = outcome.checked
     return replace(
         outcome,
-        batch_id=batch_id,
-        status=status,
-        page_count=page_count,
+        batch_id=batch_id if closed else None,
+        status=closed.status if closed else None,
+        page_count=closed.page_count if closed else 0,
         uploaded=sent,
         taken_over=taken_over,
-        dropped=dropped,
+        dropped=len(listed) - closed.page_count if closed else 0,
         checked=replace(checked, rejected=[*checked.rejected, *refused]),
     )
 
@@ -291,9 +256,17 @@ def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple
 
 
 def _put_pages(
-    tx: KeyValues, project_id: str, batch_id: str, chunk: Sequence[tuple[ContentMap, str]]
+    tx: KeyValues,
+    project_id: str,
+    batch_id: str,
+    chunk: Sequence[tuple[ContentMap, str]],
+    anew: Set[str],
 ) -> Mapping[str, int]:
-    """Write contents, statuses and queue items; returns how many pages left which other batch."""
+    """Write contents, statuses and queue items; returns how many pages left which other batch.
+
+    ``anew`` are pages of this batch whose content has changed. Another page that is found in it has
+    been sent by somebody else meanwhile, and may be at work already.
+    """
     if cancelled_batches(tx, project_id, [batch_id]):
         raise BatchCancelledError(f"{batch_id} was cancelled while its pages were being sent")
     start = utc_now()
@@ -306,6 +279,9 @@ def _put_pages(
     taken_from: dict[str, int] = defaultdict(int)
     for number, (content_map, text) in enumerate(chunk):
         page_id = content_map.page_id
+        old = statuses.get(page_id)
+        if old is not None and old.batch_id == batch_id and page_id not in anew:
+            continue
         # A microsecond apart, so that the queue keeps the order of the files.
         now = to_iso(start + timedelta(microseconds=number))
         value = page_value(content_map, text, project_id, batch_id, now)
@@ -320,7 +296,6 @@ def _put_pages(
             priority=NEW_PAGE_PRIORITY,
             queued_at=now,
         )
-        old = statuses.get(page_id)
         if old is not None:
             obsolete.append(superseded_key(project_id, batch_id, page_id))
             if (waiting := old.queue_key(project_id, page_id)) is not None:
@@ -347,13 +322,25 @@ def _superseded(project_id: str, page_id: str, old: PageStatus, batch_id: str) -
     return kept.entry(superseded_key(project_id, old.batch_id, page_id))
 
 
-def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> int:
-    """End the uploading; returns how many pages went that an earlier, cut off upload had listed and
-    that are not in the folder any more."""
-    listed = batches.load(tx, project_id, batch_id)
-    batch = batches.with_pages_there(tx, listed)
+def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> BatchHead | None:
+    """End the uploading: the batch has the pages that were sent, and goes if none was."""
+    batch = batches.with_pages_there(tx, batches.load(tx, project_id, batch_id))
+    if not batch.pages:
+        tx.delete_many([batch_key(project_id, batch_id)])
+        return None
     head = batch.head
     if head.intent == Intent.UPLOAD:  # unless somebody has cancelled it meanwhile
         head = replace(head, intent=Intent.RUN.value)
     tx.put_many([replace(batch, head=head).entry()])
-    return len(listed.pages.keys() - batch.pages.keys())
+    batches.save_snapshot(tx, project_id, batch_id)
+    return batches.find(tx, project_id, batch_id)
+
+
+def _close_emptied(tx: KeyValues, project_id: str, taken: Set[str]) -> None:
+    """End earlier uploads that were cut off and have nothing left to send: we have ``taken`` it."""
+    for head in batches.heads(tx, project_id):
+        if head.intent == Intent.UPLOAD:
+            listed = batches.load(tx, project_id, head.batch_id).pages.keys()
+            there = {page.page_id for page in batches.pages_of(tx, head)}
+            if listed - there <= taken:
+                _close_batch(tx, project_id, head.batch_id)

@@ -26,6 +26,7 @@ from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NotFoundError, StoreError
 from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.lifecycle import is_finished
+from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
@@ -209,7 +210,7 @@ class Worker:
         ended, self._ended = self._ended, []
         claims: list[Claim] = []
         with self._store.transaction() as tx:
-            refused = finish_pages(tx, self._project_id, ended, now)
+            counted, refused = finish_pages(tx, self._project_id, ended, now)
             for outcome in ended:
                 self._forget(outcome.claim)
             self._renew(tx, clock)
@@ -228,7 +229,7 @@ class Worker:
         self._measure(len(ended), clock)
         self._take(claims, clock)
         self._queue_is_empty = len(claims) < room
-        self._tell(ended, refused)
+        self._tell(counted, refused)
 
     def _take(self, claims: list[Claim], clock: float) -> None:
         for claim in claims:
@@ -297,12 +298,9 @@ class Worker:
             self._rate = self._counted / elapsed
             self._counted, self._counted_since = 0, clock
 
-    def _tell(self, ended: list[Outcome], refused: list[Outcome]) -> None:
+    def _tell(self, counted: list[Outcome], refused: list[Outcome]) -> None:
         self.worked.refused += len(refused)
-        late = {id(outcome) for outcome in refused}
-        for outcome in ended:
-            if id(outcome) in late:
-                continue
+        for outcome in counted:
             if outcome.try_again:
                 self.worked.tried_again += 1
             elif outcome.error is not None:
@@ -312,8 +310,11 @@ class Worker:
             self._watcher.page_ended(outcome)
         if time.monotonic() - self._last_count > 5:
             self._last_count = time.monotonic()
-            queued = sum(1 for _ in self._store.scan(queue_prefix(self._project_id)))
-            self._watcher.still_to_do(queued + self._pool.unfinished)
+            self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
+
+    def _count_queued(self) -> int:
+        items, batch_id = self._store.scan(queue_prefix(self._project_id)), self._options.batch_id
+        return sum(1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id)
 
     def _is_idle(self) -> bool:
         return self._queue_is_empty and not self._pool.unfinished and not self._ended
@@ -322,10 +323,10 @@ class Worker:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
         if time.monotonic() < self._next_look:
             return True
-        self._save_snapshots()
-        if self._take_up_lapsed():
+        if self._take_up_lapsed() or self._queue_lost_pages():
             self._queue_is_empty = False
             return True
+        self._save_snapshots()
         reason = "new pages" if self._options.forever else self._lookout.what_is_expected()
         if reason is None:
             return False
@@ -342,7 +343,18 @@ class Worker:
             queued, hopeless = take_up_lapsed(tx, self._project_id, lapsed, now)
         self.worked.taken_up += len(queued)
         self.worked.failed += len(hopeless)
+        self._open_batches |= {lapsed[page_id] for page_id in hopeless}
         return bool(queued)
+
+    def _queue_lost_pages(self) -> bool:
+        """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
+        batch_id = self._options.batch_id
+        if not find_unqueued(self._store, self._project_id, batch_id):
+            return False
+        with self._store.transaction() as tx:
+            lost = find_unqueued(tx, self._project_id, batch_id)
+            put_in_queue(tx, self._project_id, lost)
+        return bool(lost)
 
     def _save_snapshots(self) -> None:
         while self._open_batches:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import iso_after
-from nimbus_tasks.core.keys import status_prefix
 from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.kv.store import Store
 
 #: How long nothing may come of an upload before a worker no longer waits for it.
@@ -46,12 +46,11 @@ class Lookout:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
         is alive, and is its own affair."""
         leases = {
-            info.key: info.metadata.get("lease") or ""
-            for info in self._store.scan(status_prefix(self._project_id))
-            if info.metadata
-            and info.metadata.get("status") == "processing"
-            and self._batch_id in (None, info.metadata.get("batch_id"))
+            page.page_id: page.status["lease"]
+            for page in list_pages(self._store, self._project_id, self._batch_id)
+            # A writer that knows no leases gives no hint of when it may be given up.
+            if page.status["status"] == "processing" and page.status.get("lease")
         }
-        for key, lease in leases.items():
-            self._first_leases.setdefault(key, lease)
-        return any(self._first_leases[key] == lease for key, lease in leases.items())
+        for page_id, lease in leases.items():
+            self._first_leases.setdefault(page_id, lease)
+        return any(self._first_leases[page_id] == lease for page_id, lease in leases.items())

@@ -26,11 +26,6 @@ def rewrite(project: Project, store: Store, path: str, **fields: Any) -> None:
     store.put(entry.key, json.dumps(value), {**(entry.metadata or {}), **fields})
 
 
-@pytest.mark.xfail(
-    reason="batches._status_metadata trusts any metadata with our 'v', which others carry along as"
-    " every unknown field: a TypeError in Tally.add",
-    strict=True,
-)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -76,12 +71,6 @@ def test_a_batch_that_the_seed_wrote_is_read_mended_and_worked_on(
     assert view_batch(project, store).status == "completed"
 
 
-@pytest.mark.xfail(
-    reason="verify._queue reads values and pages_of metadata: where a value is damaged and its"
-    " metadata is not, --repair deletes the queue item by which the worker would have found the"
-    " page, and says that all is well",
-    strict=True,
-)
 def test_a_damaged_record_whose_metadata_is_sound_is_mended_too(
     project: Project, store: Store, maps: Path
 ) -> None:

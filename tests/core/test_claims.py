@@ -37,7 +37,7 @@ from nimbus_tasks.core.keys import (
     status_key,
 )
 from nimbus_tasks.core.logs import log_entry, read_logs
-from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
+from nimbus_tasks.core.records import LEASELESS_SECONDS, PageStatus, queue_entry, read_status
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 
 PROJECT = "proj_0123456789ab"
@@ -154,7 +154,7 @@ def failure(claimed: Claim, **fields: Any) -> Outcome:
 def finish(store: Store, *outcomes: Outcome, now: float = 1) -> list[Outcome]:
     """Write outcomes; returns those that do not count."""
     with store.transaction() as tx:
-        return finish_pages(tx, PROJECT, outcomes, at(now))
+        return finish_pages(tx, PROJECT, outcomes, at(now))[1]
 
 
 def renew(
@@ -648,7 +648,7 @@ def test_a_claim_can_be_renewed_after_its_lease_if_nobody_has_taken_the_page_up(
     claimed = claim_one(store)
 
     assert renew(store, claimed, now=LEASE + 10) == []
-    assert find_lapsed(store, PROJECT, at(LEASE + 11)) == []
+    assert find_lapsed(store, PROJECT, at(LEASE + 11)) == {}
 
 
 @pytest.mark.parametrize("taken_away", TAKEN_AWAY)
@@ -722,8 +722,8 @@ def test_a_page_has_lapsed_when_its_lease_is_over(store: Store) -> None:
     queue(store, "page_a", "page_b")
     claim(store)
 
-    assert find_lapsed(store, PROJECT, at(LEASE)) == []
-    assert find_lapsed(store, PROJECT, at(LEASE + 0.001)) == ["page_a", "page_b"]
+    assert find_lapsed(store, PROJECT, at(LEASE)) == {}
+    assert list(find_lapsed(store, PROJECT, at(LEASE + 0.001))) == ["page_a", "page_b"]
 
 
 def test_lapsed_pages_can_be_looked_for_in_one_batch(store: Store) -> None:
@@ -731,15 +731,17 @@ def test_lapsed_pages_can_be_looked_for_in_one_batch(store: Store) -> None:
     queue(store, "page_b", batch_id=OTHER)
     claim(store)
 
-    assert find_lapsed(store, PROJECT, at(LEASE + 1), OTHER) == ["page_b"]
+    assert find_lapsed(store, PROJECT, at(LEASE + 1), OTHER) == {"page_b": OTHER}
 
 
-def test_a_page_in_flight_that_names_no_lease_has_not_lapsed(store: Store) -> None:
-    put_status(store, "page_a", "processing", started=iso(-9000))
+def test_a_claim_without_a_lease_lapses_when_nothing_came_of_it_for_long(store: Store) -> None:
+    put_status(store, "page_a", "processing", updated=iso(0), started=iso(-9000))
 
-    assert find_lapsed(store, PROJECT, NOW) == []
-    assert take_up(store, "page_a", now=0) == ([], [])
-    assert status_of(store, "page_a").state == "processing"
+    assert find_lapsed(store, PROJECT, at(LEASELESS_SECONDS)) == {}
+    assert take_up(store, "page_a", now=LEASELESS_SECONDS) == ([], [])
+    assert list(find_lapsed(store, PROJECT, at(LEASELESS_SECONDS + 1))) == ["page_a"]
+    assert take_up(store, "page_a", now=LEASELESS_SECONDS + 1) == (["page_a"], [])
+    assert status_of(store, "page_a").state == "queued"
 
 
 def test_a_lapsed_page_is_queued_again_and_its_log_says_why(store: Store) -> None:

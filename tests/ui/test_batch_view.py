@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nimbus_tasks.core.batch_records import BatchHead
-from nimbus_tasks.core.batches import BatchView, PageInfo
+from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.lifecycle import PAGE_STATES, BatchStatus, Tally, batch_status
 from nimbus_tasks.core.pace import UNKNOWN, Pace
+from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.batch_view import (
     batch_lines,
     batch_table,

@@ -310,41 +310,118 @@ def test_a_dry_run_of_a_batch_that_goes_on_writes_nothing(
     assert everything(store) == before
 
 
-@pytest.mark.xfail(
-    reason="an upload that was killed and is run again as it was typed makes a new batch, and the"
-    " first one is uploading for ever: its pages that were never sent belong to no folder any more",
-    strict=True,
-)
-def test_a_batch_that_was_given_up_ends_when_its_pages_are_sent_in_another(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class CutsOff:
+    """Progress that ends the upload after its first chunk, as a kill would."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        pass
+
+    def advance(self, steps: int = 1) -> None:
+        raise CutOffError
+
+
+@pytest.fixture
+def cut_off(project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A batch of which four pages of ten are sent."""
     monkeypatch.setattr(sending, "CHUNK_PAGES", 4)
     monkeypatch.setattr(lookout, "UPLOAD_SILENT_SECONDS", 0)  # the worker does not wait for it
-
-    class CutOff:
-        def begin(self, what: str, total: int | None) -> None:
-            pass
-
-        def advance(self, steps: int = 1) -> None:
-            raise CutOffError
-
     with pytest.raises(CutOffError):
-        upload(project, store, maps, progress=CutOff())
-    upload(project, store, maps)
+        upload(project, store, maps, progress=CutsOff())
+    [head] = batches.heads(store, project.project_id)
+    return head.batch_id
+
+
+def ids(project: Project, store: Store) -> list[str]:
+    return [head.batch_id for head in batches.heads(store, project.project_id)]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_upload_that_was_killed_goes_on_when_it_is_run_again_as_it_was_typed(
+    project: Project, store: Store, maps: Path, cut_off: str, changed: bool
+) -> None:
     work(project, store)
-    ids = [head.batch_id for head in batches.heads(store, project.project_id)]
-    assert [view_batch(project, store, batch_id).is_finished for batch_id in ids] == [True, True]
+    outcome = upload(project, store, maps, changed=changed)
+    assert (outcome.batch_id, outcome.resumed) == (cut_off, True)
+    assert (outcome.uploaded, outcome.skipped) == (6, 4)
+    assert counts(project, store) == {"done": 4, "queued": 6}
+    assert ids(project, store) == [cut_off]
+    assert work(project, store).done == 6
 
 
-@pytest.mark.xfail(
-    reason="where every file has gone since it was checked, a batch of no pages is left, completed",
-    strict=True,
-)
+def test_an_upload_that_was_killed_before_its_last_write_is_ended_by_the_next_one(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sending, "_close_batch", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            upload(project, store, maps)
+    outcome = upload(project, store, maps, changed=True)
+    assert (outcome.uploaded, outcome.status) == (0, "queued")
+
+
+def test_a_batch_that_was_given_up_ends_when_others_take_its_pages(
+    project: Project, store: Store, maps: Path, cut_off: str
+) -> None:
+    write_map(maps, "new.json", a_map("dist/new.html"))
+    outcome = upload(project, store, maps)
+    assert outcome.batch_id != cut_off
+    work(project, store)
+    assert [view_batch(project, store, i).is_finished for i in ids(project, store)] == [True, True]
+    assert counts(project, store, cut_off) == {"cancelled": 4}
+    assert counts(project, store, outcome.batch_id) == {"done": 11}
+
+
+def test_a_batch_that_goes_on_takes_no_page_back_from_a_later_one(
+    project: Project, store: Store, maps: Path, cut_off: str
+) -> None:
+    others = project.folder / "others"
+    write_map(others, "a.json", a_map("dist/page-000.html"))  # which was sent
+    write_map(others, "b.json", a_map("dist/page-009.html"))  # which was not
+    later = upload(project, store, others).batch_id
+    outcome = upload(project, store, maps, batch=cut_off)
+    assert (outcome.uploaded, outcome.skipped, outcome.elsewhere) == (5, 3, 2)
+    assert counts(project, store, later) == {"queued": 2}
+    assert counts(project, store, cut_off) == {"queued": 8, "cancelled": 1}
+    work(project, store)
+    assert view_batch(project, store, later).status == "completed"
+
+
+def test_a_batch_whose_pages_are_all_in_a_later_one_takes_none(
+    project: Project, store: Store, maps: Path
+) -> None:
+    first = upload(project, store, maps).batch_id
+    second = upload(project, store, maps).batch_id
+    before = everything(store)
+    with pytest.raises(UsageError, match=str(second)):
+        upload(project, store, maps, batch=first)
+    assert everything(store) == before
+
+
+def test_a_page_that_another_process_has_sent_meanwhile_is_left_alone(
+    project: Project, store: Store, maps: Path, cut_off: str
+) -> None:
+    """Two who run a killed upload again at the same moment: no page is queued twice."""
+
+    class Meanwhile(CutsOff):
+        def advance(self, steps: int = 1) -> None:
+            if not self.has_run:
+                self.has_run = True
+                upload(project, store, maps)
+                work(project, store)
+
+        has_run = False
+
+    upload(project, store, maps, progress=Meanwhile())
+    assert counts(project, store) == {"done": 10}
+    assert view_batch(project, store).tally.attempts == 10
+
+
 def test_nothing_to_send_in_the_end_leaves_no_completed_batch(
     project: Project, store: Store, maps: Path
 ) -> None:
     checked = check_folder(maps, project.project_id)
     for path in maps.iterdir():
         path.unlink()
-    sending.upload_maps(project, store, checked, maps)
-    assert [head.status for head in batches.heads(store, project.project_id)] in ([], ["failed"])
+    outcome = sending.upload_maps(project, store, checked, maps)
+    assert (outcome.batch_id, outcome.uploaded, len(outcome.checked.rejected)) == (None, 0, 10)
+    assert batches.heads(store, project.project_id) == []

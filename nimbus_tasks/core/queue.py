@@ -1,0 +1,83 @@
+"""The queue: an item a queued page, sorting in the order of claiming.
+
+An item only says where to look: whether its page is to be worked on, the page's status says. So an
+item too many is passed over by whoever claims, and one that is missing is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nimbus_tasks.core.clock import now_iso
+from nimbus_tasks.core.keys import last_part, queue_key, queue_prefix
+from nimbus_tasks.core.pages import PageInfo, list_pages, read_statuses, status_entries
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.core.wire import UnreadableRecordError, load_object
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
+
+
+def first_items(tx: KeyValues, project_id: str, limit: int, batch_id: str | None) -> list[str]:
+    """The keys of the first ``limit`` items: all batches', or those of one."""
+    keys = []
+    for info in tx.scan(queue_prefix(project_id), limit=limit if batch_id is None else None):
+        if batch_id is None or item_batch(tx, info) == batch_id:
+            keys.append(info.key)
+            if len(keys) == limit:
+                break
+    return keys
+
+
+def item_batch(tx: KeyValues, info: KeyInfo) -> object:
+    """The batch of a queue item, from its value where its writer left no metadata."""
+    if info.metadata is not None:
+        return info.metadata.get("batch_id")
+    return read_item(tx.get(info.key)).get("batch_id")
+
+
+def read_item(entry: Entry | None) -> Mapping[str, Any]:
+    """What a queue item says; nothing where it cannot be read."""
+    try:
+        return {} if entry is None else load_object(entry)
+    except UnreadableRecordError:
+        return {}
+
+
+def find_unqueued(
+    store: KeyValues, project_id: str, batch_id: str | None = None
+) -> dict[str, PageStatus]:
+    """The pages that are queued and in no queue, by page id: nobody would ever claim them."""
+    items = {info.key for info in store.scan(queue_prefix(project_id))}
+    in_queue = {last_part(key) for key in items}
+
+    def has_item(page: PageInfo) -> bool:
+        place = _place(project_id, page)
+        # A writer that does not know our place in the record names none: any item is its own.
+        return page.page_id in in_queue if place is None else place in items
+
+    suspects = [
+        page.page_id
+        for page in list_pages(store, project_id, batch_id)
+        if page.status["status"] == "queued" and not has_item(page)
+    ]
+    statuses = read_statuses(store, project_id, suspects)
+    return {page_id: status for page_id, status in statuses.items() if status.state == "queued"}
+
+
+def put_in_queue(tx: KeyValues, project_id: str, pages: Mapping[str, PageStatus]) -> None:
+    """Queue pages at the place that their records name, or else behind the others."""
+    now = now_iso()
+    queued = {
+        page_id: status.as_queued(status.priority or NEW_PAGE_PRIORITY, status.queued_at or now)
+        for page_id, status in pages.items()
+    }
+    tx.put_many(status_entries(project_id, queued))
+    tx.put_many(queue_entry(project_id, page_id, one) for page_id, one in queued.items())
+
+
+def _place(project_id: str, page: PageInfo) -> str | None:
+    queued_at = page.status.get("queued_at")
+    if queued_at is None:
+        return None
+    priority = page.status.get("priority") or NEW_PAGE_PRIORITY
+    return queue_key(project_id, page.page_id, priority, queued_at)

@@ -1,0 +1,125 @@
+"""What an upload has to send, and to which batch: decided before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.batch_records import BatchHead
+from nimbus_tasks.core.errors import NotFoundError, UsageError
+from nimbus_tasks.core.keys import last_part, page_prefix, status_prefix
+from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.core.maps import ContentMap
+from nimbus_tasks.core.pages import list_pages
+from nimbus_tasks.core.project import Project
+from nimbus_tasks.kv.store import Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``wanted`` maps are to be sent, to the batch ``head`` or to a new one. ``elsewhere`` others
+    are in a later batch than that, and stay there."""
+
+    head: BatchHead | None
+    wanted: Sequence[ContentMap]
+    elsewhere: int = 0
+
+    def pages_after(self, store: Store | None) -> int:
+        """How many pages the batch will have."""
+        if store is None or self.head is None:
+            return len(self.wanted)
+        listed = batches.load(store, self.head.project_id, self.head.batch_id).pages
+        return len(listed.keys() | {content_map.page_id for content_map in self.wanted})
+
+
+def plan_upload(
+    project: Project,
+    store: Store | None,
+    maps: Sequence[ContentMap],
+    *,
+    batch: str | None = None,
+    changed: bool = False,
+) -> Plan:
+    """Decide what of ``maps`` is to be sent: with ``batch`` what that lacks, with ``changed`` what
+    the store lacks, else all.
+
+    Where the last upload of just these pages was cut off, its batch goes on. Raises
+    :class:`NotFoundError` for an unknown batch, :class:`UsageError` for one that takes no page.
+    """
+    head = _batch_to_continue(store, project, batch)
+    if store is None:
+        return Plan(None, maps)
+    if changed and head is None:
+        maps = _changed(store, project.project_id, maps)
+    head = head or _cut_off_upload(store, project.project_id, maps)
+    return Plan(None, maps) if head is None else _lacking(store, head, maps)
+
+
+def _batch_to_continue(
+    store: Store | None, project: Project, batch: str | None
+) -> BatchHead | None:
+    if batch is None:
+        return None
+    if store is None:
+        raise NotFoundError(f"no such batch: {batch}", advice="This project has no batch yet.")
+    head = batches.find(store, project.project_id, batch)
+    if head.intent == Intent.CANCEL:
+        raise UsageError(
+            f"{head.batch_id} was cancelled and takes no more pages",
+            advice="Bring it back with: invoke nimbus.batch.retry --include-cancelled"
+            f" --batch={head.batch_id}, or upload without --batch.",
+        )
+    return head
+
+
+def _cut_off_upload(
+    store: Store, project_id: str, wanted: Sequence[ContentMap]
+) -> BatchHead | None:
+    """The latest batch, if its upload has not come to its end and just these pages are its lack."""
+    head = next(iter(batches.heads(store, project_id)), None)
+    if head is None or head.intent != Intent.UPLOAD:
+        return None
+    listed = batches.load(store, project_id, head.batch_id).pages.keys()
+    ids = {content_map.page_id for content_map in wanted}
+    there = {page.page_id for page in batches.pages_of(store, head)}
+    return head if ids <= listed <= ids | there else None
+
+
+def _changed(store: Store, project_id: str, maps: Sequence[ContentMap]) -> list[ContentMap]:
+    """The maps whose page is not in the store with this content."""
+    stored = _stored_contents(store, project_id)
+    # A page that has content and no status was cut off in the middle of its upload.
+    there = {last_part(info.key) for info in store.scan(status_prefix(project_id))}
+    return [m for m in maps if m.page_id not in there or stored.get(m.page_id) != m.sha256]
+
+
+def _lacking(store: Store, head: BatchHead, maps: Sequence[ContentMap]) -> Plan:
+    """The maps whose page is not in the batch with this content. Those in a later batch stay there,
+    or two batches would take them from one another."""
+    later = {
+        other.batch_id
+        for other in batches.heads(store, head.project_id)
+        if (other.created, other.batch_id) > (head.created, head.batch_id)
+    }
+    holders = {page.page_id: page.status["batch_id"] for page in list_pages(store, head.project_id)}
+    stored = _stored_contents(store, head.project_id)
+    lacking, elsewhere, holder = [], 0, ""
+    for m in maps:
+        if holders.get(m.page_id) in later:
+            elsewhere, holder = elsewhere + 1, holders[m.page_id]
+        elif holders.get(m.page_id) != head.batch_id or stored.get(m.page_id) != m.sha256:
+            lacking.append(m)
+    if maps and elsewhere == len(maps):
+        raise UsageError(
+            f"all these pages are in a later batch than {head.batch_id}: {holder}",
+            advice="Go on with that one, or upload without --batch.",
+        )
+    return Plan(head, lacking, elsewhere)
+
+
+def _stored_contents(store: Store, project_id: str) -> dict[str, object]:
+    return {
+        last_part(info.key): (info.metadata or {}).get("sha256")
+        for info in store.scan(page_prefix(project_id))
+    }

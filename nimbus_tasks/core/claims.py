@@ -24,7 +24,7 @@ from nimbus_tasks.core.keys import (
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
 from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
-from nimbus_tasks.core.queue import first_items, read_item
+from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyValues
@@ -82,11 +82,21 @@ def claim_pages(
     cancelled batch become cancelled.
     """
     claims: list[Claim] = []
+    # Where reads lag, a new item may be seen before its page: it is left for later.
+    too_new: set[str] = set()
+    fresh = iso_after(-tx.lag_seconds, start=now)
     while len(claims) < limit:
-        items = first_items(tx, project_id, limit - len(claims), batch_id)
+        items = first_items(tx, project_id, limit - len(claims), batch_id, too_new)
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
+        pages = _contents_behind(tx, project_id, statuses)
+        for key in items:
+            status, page_id = statuses.get(last_part(key)), last_part(key)
+            lacks = status is None or (status.state == "queued" and page_id not in pages)
+            if lacks and tx.lag_seconds and is_newer(key, fresh):
+                too_new.add(key)
+        items = [key for key in items if key not in too_new]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
         changed: dict[str, PageStatus] = {}
         for key in items:
@@ -103,13 +113,21 @@ def claim_pages(
                 changed[page_id] = _claimed(status, lease_seconds, now)
         tx.delete_many(items)
         tx.put_many(status_entries(project_id, changed))
-        taken = [page_id for page_id, status in changed.items() if status.state == "processing"]
-        pages = tx.get_many([page_key(project_id, page_id) for page_id in taken])
         claims += [
-            Claim(page_id, changed[page_id], pages.get(page_key(project_id, page_id)))
-            for page_id in taken
+            Claim(page_id, status, pages.get(page_id))
+            for page_id, status in changed.items()
+            if status.state == "processing"
         ]
     return claims
+
+
+def _contents_behind(
+    tx: KeyValues, project_id: str, statuses: Mapping[str, PageStatus]
+) -> dict[str, Entry]:
+    """The contents of the pages that are queued, by page id."""
+    queued = [page_id for page_id, status in statuses.items() if status.state == "queued"]
+    entries = tx.get_many([page_key(project_id, page_id) for page_id in queued])
+    return {last_part(key): entry for key, entry in entries.items()}
 
 
 def finish_pages(

@@ -114,8 +114,13 @@ def queue_prefix(project_id: str) -> str:
 
 def queue_key(project_id: str, page_id: str, priority: int, queued_at: str) -> str:
     """One key an item, sorting in the order of claiming: highest priority, then oldest, first."""
-    moment = re.sub(r"[^0-9]", "", queued_at)
-    return f"queue:{project_id}:{HIGHEST_PRIORITY - priority:02d}:{moment}:{page_id}"
+    place = f"{HIGHEST_PRIORITY - priority:02d}:{digits_of(queued_at)}"
+    return f"queue:{project_id}:{place}:{page_id}"
+
+
+def digits_of(moment: str) -> str:
+    """The digits of a recorded time, which sort as the times do."""
+    return re.sub(r"[^0-9]", "", moment)
 
 
 def last_part(key: str) -> str:

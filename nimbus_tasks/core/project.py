@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ from nimbus_tasks.core.wire import NoJsonError, strict_loads, text_field
 if TYPE_CHECKING:
     from nimbus_tasks.kv.store import Store
 
-STORES = ("sqlite",)
-QUEUES = ("keys",)
+STORES = ("sqlite", "cloudflare")
+QUEUES = ("keys", "document")
 #: What file systems without hard links answer.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
@@ -30,7 +30,11 @@ _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 
 @dataclass(frozen=True)
 class Project:
-    """A project directory and its configuration. ``extra`` are fields of others, left alone."""
+    """A project directory and its configuration.
+
+    ``cloudflare`` has ``account_id``, ``namespace_id`` and ``api_base``, each as far as it is set;
+    ``extra`` are fields of others, left alone.
+    """
 
     root: Path
     project_id: str
@@ -38,6 +42,7 @@ class Project:
     created: str
     store: str = "sqlite"
     queue: str = "keys"
+    cloudflare: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,18 +68,42 @@ class Project:
             "created": self.created,
             "store": self.store,
             "queue": self.queue,
+            **({"cloudflare": dict(self.cloudflare)} if self.cloudflare else {}),
             **self.extra,
         }
 
+    @property
+    def has_store(self) -> bool:
+        """Whether there is a store already; one on Cloudflare is not made here."""
+        return self.store != "sqlite" or self.store_path.exists()
+
     @contextmanager
-    def open_store(self, *, create: bool = False) -> Iterator[Store]:
-        """The project's store, opened; made if ``create`` is set and it is the embedded one."""
+    def open_store(
+        self, *, create: bool = False, tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Store]:
+        """The project's store, opened; made if ``create`` is set and it is the embedded one.
+
+        ``tell`` is told in words where the store has to wait. Raises :class:`UsageError` for a
+        configuration that names none, :class:`StoreError` for one that cannot be opened.
+        """
+        with self._open(create, tell) as store:
+            if self.queue == "document":
+                from nimbus_tasks.core.queue_document import DocumentQueueStore
+
+                yield DocumentQueueStore(store, self.project_id)
+            else:
+                yield store
+
+    def _open(self, create: bool, tell: Callable[[str], None]) -> Store:
+        if self.store == "cloudflare":
+            from nimbus_tasks.kv.cloudflare import open_cloudflare
+
+            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell)
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with SqliteStore(self.store_path, create=create) as store:
-            yield store
+        return SqliteStore(self.store_path, create=create)
 
 
 def config_path(root: Path) -> Path:
@@ -176,8 +205,11 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
                 f"{path}: {name!r} is {config[name]!r}, which this version does not know",
                 advice=f"It knows: {', '.join(known)}",
             )
-    own = ("project_id", "name", "created", "store", "queue")
+    own = ("project_id", "name", "created", "store", "queue", "cloudflare")
     title = config.get("name")
+    cloudflare = config.get("cloudflare", {})
+    if not isinstance(cloudflare, dict):
+        raise UsageError(f"{path}: 'cloudflare' is no object", advice=_INIT_ADVICE)
     return Project(
         root=root,
         project_id=str(project_id),
@@ -185,5 +217,6 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
         created=text_field(config.get("created")) or "",
         store=config.get("store", "sqlite"),
         queue=config.get("queue", "keys"),
+        cloudflare=cloudflare,
         extra={key: value for key, value in config.items() if key not in own},
     )

@@ -6,26 +6,34 @@ item too many is passed over by whoever claims, and one that is missing is made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
-from nimbus_tasks.core.clock import now_iso
-from nimbus_tasks.core.keys import last_part, queue_key, queue_prefix
+from nimbus_tasks.core.clock import iso_after, now_iso
+from nimbus_tasks.core.keys import digits_of, last_part, queue_key, queue_prefix
 from nimbus_tasks.core.pages import PageInfo, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
 
-def first_items(tx: KeyValues, project_id: str, limit: int, batch_id: str | None) -> list[str]:
-    """The keys of the first ``limit`` items: all batches', or those of one."""
+def first_items(
+    tx: KeyValues, project_id: str, limit: int, batch_id: str | None, but: Set[str] = frozenset()
+) -> list[str]:
+    """The keys of the first ``limit`` items: all batches', or those of one, ``but`` those."""
     keys = []
-    for info in tx.scan(queue_prefix(project_id), limit=limit if batch_id is None else None):
-        if batch_id is None or item_batch(tx, info) == batch_id:
+    most = limit + len(but) if batch_id is None else None
+    for info in tx.scan(queue_prefix(project_id), limit=most):
+        if info.key not in but and (batch_id is None or item_batch(tx, info) == batch_id):
             keys.append(info.key)
             if len(keys) == limit:
                 break
     return keys
+
+
+def is_newer(key: str, moment: str) -> bool:
+    """Whether a queue item was made after that moment, as its key tells it."""
+    return key.split(":")[-2] > digits_of(moment)
 
 
 def item_batch(tx: KeyValues, info: KeyInfo) -> object:
@@ -47,6 +55,8 @@ def find_unqueued(
     store: KeyValues, project_id: str, batch_id: str | None = None
 ) -> dict[str, PageStatus]:
     """The pages that are queued and in no queue, by page id: nobody would ever claim them."""
+    # Where reads lag, the item of a page that was queued just now may not be seen yet.
+    before = iso_after(-store.lag_seconds)
     items = {info.key for info in store.scan(queue_prefix(project_id))}
     in_queue = {last_part(key) for key in items}
 
@@ -58,7 +68,9 @@ def find_unqueued(
     suspects = [
         page.page_id
         for page in list_pages(store, project_id, batch_id)
-        if page.status["status"] == "queued" and not has_item(page)
+        if page.status["status"] == "queued"
+        and not (store.lag_seconds and (page.status.get("updated") or "") > before)
+        and not has_item(page)
     ]
     statuses = read_statuses(store, project_id, suspects)
     return {page_id: status for page_id, status in statuses.items() if status.state == "queued"}

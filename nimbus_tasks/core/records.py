@@ -87,7 +87,7 @@ class PageStatus:
             attempts=count_field(value.get("attempts")) or 0,
             path=text_field(value.get("path")),
             uploaded=time_field(value.get("uploaded")),
-            priority=_priority_field(queued.get("priority")),
+            priority=priority_field(queued.get("priority")),
             queued_at=time_field(queued.get("queued_at")),
             claim=text_field(processing.get("claim")),
             lease=time_field(processing.get("lease")),
@@ -323,7 +323,8 @@ def _id_field(value: object) -> str | None:
     return value if isinstance(value, str) and is_id(value) else None
 
 
-def _priority_field(value: object) -> int | None:
+def priority_field(value: object) -> int | None:
+    """A priority from 1 to 10, or ``None``."""
     number = count_field(value)
     return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
 
@@ -372,6 +373,6 @@ _SMALL_FIELDS: dict[str, Callable[[object], Any]] = {
     **dict.fromkeys(("path", "step", "error", "code"), text_field),
     **dict.fromkeys(("attempts", "duration_ms", "changes"), count_field),
     **dict.fromkeys(("progress", "confidence"), number_field),
-    "priority": _priority_field,
+    "priority": priority_field,
     "superseded_by": _id_field,
 }

@@ -36,7 +36,12 @@ class KeyInfo(NamedTuple):
 
 
 class KeyValues(ABC):
-    """Reading and writing, inside a transaction or outside one."""
+    """Reading and writing, inside a transaction or outside one.
+
+    ``lag_seconds``: for so long others' writes may not be seen; 0 where there is one truth.
+    """
+
+    lag_seconds: float = 0.0
 
     @abstractmethod
     def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
@@ -69,6 +74,10 @@ class KeyValues(ABC):
         """Key and metadata without the value, which may be megabytes; ``None`` if there is none."""
         return next((info for info in self.scan(key, limit=1) if info.key == key), None)
 
+    def prefetch(self, prefix: str) -> None:  # noqa: B027 - most stores need not
+        """Many keys under ``prefix`` are about to be looked for, of which few may be there. A store
+        for which a listing is cheaper than asking for each may list them now."""
+
 
 class Store(KeyValues):
     """A store that is open. Use it as a context manager, from one thread."""
@@ -84,6 +93,16 @@ class Store(KeyValues):
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[KeyValues]:
         """Several reads that see one state, where the store can do that."""
+
+    @property
+    def write_interval(self) -> float:
+        """Seconds that a periodic writer leaves between two transactions."""
+        return 0.0
+
+    @property
+    def read_pause(self) -> float:
+        """Seconds by which a periodic reader stretches its interval: the budget runs low."""
+        return 0.0
 
     @abstractmethod
     def faults(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
@@ -19,11 +19,13 @@ from nimbus_tasks.kv.store import Store
 @dataclass(frozen=True)
 class Plan:
     """``wanted`` maps are to be sent, to the batch ``head`` or to a new one. ``elsewhere`` others
-    are in a later batch than that, and stay there."""
+    are in a later batch than that, and stay there. ``cut_off`` are other batches whose upload has
+    not come to its end."""
 
     head: BatchHead | None
     wanted: Sequence[ContentMap]
     elsewhere: int = 0
+    cut_off: Sequence[str] = ()
 
     def pages_after(self, store: Store | None) -> int:
         """How many pages the batch will have."""
@@ -52,8 +54,11 @@ def plan_upload(
         return Plan(None, maps)
     if changed and head is None:
         maps = _changed(store, project.project_id, maps)
-    head = head or _cut_off_upload(store, project.project_id, maps)
-    return Plan(None, maps) if head is None else _lacking(store, head, maps)
+    heads = batches.heads(store, project.project_id)
+    head = head or _cut_off_upload(store, heads, maps)
+    plan = Plan(None, maps) if head is None else _lacking(store, head, heads, maps)
+    cut_off = [other.batch_id for other in heads if other.intent == Intent.UPLOAD and other != head]
+    return replace(plan, cut_off=cut_off)
 
 
 def _batch_to_continue(
@@ -74,13 +79,13 @@ def _batch_to_continue(
 
 
 def _cut_off_upload(
-    store: Store, project_id: str, wanted: Sequence[ContentMap]
+    store: Store, heads: Sequence[BatchHead], wanted: Sequence[ContentMap]
 ) -> BatchHead | None:
     """The latest batch, if its upload has not come to its end and just these pages are its lack."""
-    head = next(iter(batches.heads(store, project_id)), None)
-    if head is None or head.intent != Intent.UPLOAD:
+    if not heads or heads[0].intent != Intent.UPLOAD:
         return None
-    listed = batches.load(store, project_id, head.batch_id).pages.keys()
+    head = heads[0]
+    listed = batches.load(store, head.project_id, head.batch_id).pages.keys()
     ids = {content_map.page_id for content_map in wanted}
     there = {page.page_id for page in batches.pages_of(store, head)}
     return head if ids <= listed <= ids | there else None
@@ -94,12 +99,14 @@ def _changed(store: Store, project_id: str, maps: Sequence[ContentMap]) -> list[
     return [m for m in maps if m.page_id not in there or stored.get(m.page_id) != m.sha256]
 
 
-def _lacking(store: Store, head: BatchHead, maps: Sequence[ContentMap]) -> Plan:
+def _lacking(
+    store: Store, head: BatchHead, heads: Sequence[BatchHead], maps: Sequence[ContentMap]
+) -> Plan:
     """The maps whose page is not in the batch with this content. Those in a later batch stay there,
     or two batches would take them from one another."""
     later = {
         other.batch_id
-        for other in batches.heads(store, head.project_id)
+        for other in heads
         if (other.created, other.batch_id) > (head.created, head.batch_id)
     }
     holders = {page.page_id: page.status["batch_id"] for page in list_pages(store, head.project_id)}

@@ -26,6 +26,7 @@ from nimbus_tasks.core.keys import (
     new_batch_id,
     page_key,
     status_key,
+    status_prefix,
     superseded_key,
 )
 from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent, batch_status
@@ -44,10 +45,10 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.upload.folder import Checked, Rejected
-from nimbus_tasks.upload.plan import plan_upload
+from nimbus_tasks.upload.plan import Plan, plan_upload
 
 #: A step of the upload: what one transaction writes and what memory holds of it at a time.
-CHUNK_PAGES, CHUNK_BYTES = 500, 8 * 1024 * 1024
+CHUNK_PAGES, CHUNK_BYTES = 1000, 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,23 @@ def upload_maps(
     if not wanted and head is not None and head.intent != Intent.UPLOAD:
         counts = batches.fold(store, head).counts
         return replace(outcome, status=batch_status(head.intent, counts).value)
-    return _send(project, store, head, wanted, folder, outcome, progress or Silent())
+    return _send(project, store, plan, folder, outcome, progress or Silent())
 
 
 def _send(
     project: Project,
     store: Store,
-    head: BatchHead | None,
-    wanted: Sequence[ContentMap],
+    plan: Plan,
     folder: Path,
     outcome: Uploaded,
     progress: Progress,
 ) -> Uploaded:
     """Batch with all its page ids; contents, statuses and queue by chunks; then batch again."""
-    project_id = project.project_id
+    project_id, head, wanted = project.project_id, plan.head, plan.wanted
     known = () if head is None else batches.pages_of(store, head)
     anew = {page.page_id for page in known} & {content_map.page_id for content_map in wanted}
     batch_id = _open_batch(store, project, head, wanted)
+    store.prefetch(status_prefix(project_id))
     progress.begin("Uploading", len(wanted))
     sent, taken_over, old_batches = 0, 0, set[str]()
     refused: list[Rejected] = []
@@ -169,7 +170,7 @@ def _send(
     with store.transaction() as tx:
         listed = batches.load(tx, project_id, batch_id).pages.keys()
         closed = _close_batch(tx, project_id, batch_id)
-        _close_emptied(tx, project_id, listed)
+        _close_emptied(tx, project_id, plan.cut_off, listed)
         for old in old_batches:
             batches.save_snapshot(tx, project_id, old)
     checked = outcome.checked
@@ -336,11 +337,10 @@ def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> BatchHead | N
     return batches.find(tx, project_id, batch_id)
 
 
-def _close_emptied(tx: KeyValues, project_id: str, taken: Set[str]) -> None:
+def _close_emptied(tx: KeyValues, project_id: str, cut_off: Sequence[str], taken: Set[str]) -> None:
     """End earlier uploads that were cut off and have nothing left to send: we have ``taken`` it."""
-    for head in batches.heads(tx, project_id):
-        if head.intent == Intent.UPLOAD:
-            listed = batches.load(tx, project_id, head.batch_id).pages.keys()
-            there = {page.page_id for page in batches.pages_of(tx, head)}
-            if listed - there <= taken:
-                _close_batch(tx, project_id, head.batch_id)
+    for batch_id in cut_off:
+        batch = batches.load(tx, project_id, batch_id)
+        there = {page.page_id for page in batches.pages_of(tx, batch.head)}
+        if batch.head.intent == Intent.UPLOAD and batch.pages.keys() - there <= taken:
+            _close_batch(tx, project_id, batch_id)

@@ -39,11 +39,16 @@ DEFAULT_LEASE_SECONDS = 60.0
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
+#: Pages a second and a thread that are expected as long as none has ended, of a store that takes
+#: one write a second.
+FIRST_AHEAD = 4
 MEASURE_SECONDS = 0.25
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
+#: Between counts of the queue, which is a listing of all of it.
+COUNT_SECONDS = 5.0
 #: Step and progress of a page that waits for a thread.
 _NOT_BEGUN: tuple[str | None, float] = (None, 0.0)
 
@@ -130,7 +135,7 @@ class Worker:
         self._pool = AttemptPool(
             processor, options.concurrency, options.max_attempts, options.timeout
         )
-        self._lookout = Lookout(store, project_id, options.batch_id)
+        self._lookout = Lookout(project_id, options.batch_id)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
@@ -183,11 +188,14 @@ class Worker:
     def _patience(self) -> float:
         """Seconds to wait for an outcome: short where there is something to do meanwhile."""
         if self._ended:
-            return 0.01
+            # Where writes have to wait, there is no hurry to see whether their time has come.
+            return 0.05 if self._store.write_interval else 0.01
         return IDLE_SECONDS if self._pool.unfinished or self._queue_is_empty else 0.0
 
     def _is_due(self) -> bool:
         since = time.monotonic() - self._last_exchange
+        if since < self._store.write_interval:
+            return False
         wants_pages = not self._stops and self._pool.unfinished < self._wanted()
         if self._pool.waiting == 0 and self._ended:
             return True
@@ -197,12 +205,16 @@ class Worker:
 
     def _wanted(self) -> int:
         """How many pages to have in hand: one a thread, and some ahead where they are short."""
-        concurrency = self._options.concurrency
+        concurrency, interval = self._options.concurrency, self._store.write_interval
         # Longer ones lose nothing by the wait for a claim, and a cancel should find them queued.
-        if self._rate < concurrency / SHORT_PAGE_SECONDS:
+        if not interval and self._rate < concurrency / SHORT_PAGE_SECONDS:
             return concurrency
+        # More than is done until the store can be asked again: the rate is of a time when threads
+        # may have had to wait, and at the beginning nothing is known of it.
+        rate = self._rate or (FIRST_AHEAD * concurrency if interval else 0.0)
+        ahead = rate * max(AHEAD_SECONDS, 3 * interval)
         most = MAX_AHEAD_CHARACTERS / self._page_characters
-        return concurrency + int(min(self._rate * AHEAD_SECONDS, MAX_AHEAD_PAGES, most))
+        return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, what was cancelled, new claims."""
@@ -308,7 +320,9 @@ class Worker:
             else:
                 self.worked.done += 1
             self._watcher.page_ended(outcome)
-        if time.monotonic() - self._last_count > 5:
+        if time.monotonic() - self._last_count > COUNT_SECONDS * (
+            1 + 5 * self._store.write_interval
+        ):
             self._last_count = time.monotonic()
             self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
 
@@ -327,11 +341,14 @@ class Worker:
             self._queue_is_empty = False
             return True
         self._save_snapshots()
-        reason = "new pages" if self._options.forever else self._lookout.what_is_expected()
+        reason: str | None = "new pages"
+        if not self._options.forever:
+            with self._store.snapshot() as reading:
+                reason = self._lookout.what_is_expected(reading)
         if reason is None:
             return False
         self._watcher.waits(reason)
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_look = time.monotonic() + LOOK_SECONDS + 3 * self._store.write_interval
         return True
 
     def _take_up_lapsed(self) -> bool:

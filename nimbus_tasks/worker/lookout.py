@@ -10,7 +10,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import iso_after
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import list_pages
-from nimbus_tasks.kv.store import Store
+from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.
 UPLOAD_SILENT_SECONDS = 15.0
@@ -19,35 +19,34 @@ UPLOAD_SILENT_SECONDS = 15.0
 class Lookout:
     """Looks at what others do, in one batch or in all. It remembers what it has seen before."""
 
-    def __init__(self, store: Store, project_id: str, batch_id: str | None) -> None:
-        self._store = store
+    def __init__(self, project_id: str, batch_id: str | None) -> None:
         self._project_id = project_id
         self._batch_id = batch_id
         self._first_leases: dict[str, str] = {}
 
-    def what_is_expected(self) -> str | None:
+    def what_is_expected(self, store: KeyValues) -> str | None:
         """What is worth waiting for, in words; ``None`` if nothing is."""
-        if self._is_being_uploaded():
+        if self._is_being_uploaded(store):
             return "the upload of more pages"
-        if self._has_silent_claims():
+        if self._has_silent_claims(store):
             return "the leases of a worker that may be gone"
         return None
 
-    def _is_being_uploaded(self) -> bool:
+    def _is_being_uploaded(self, store: KeyValues) -> bool:
         since = iso_after(-UPLOAD_SILENT_SECONDS)
-        for head in batches.heads(self._store, self._project_id):
+        for head in batches.heads(store, self._project_id):
             if head.intent == Intent.UPLOAD and self._batch_id in (None, head.batch_id):
-                last_change = batches.fold(self._store, head).last_change or head.created
+                last_change = batches.fold(store, head).last_change or head.created
                 if last_change > since:
                     return True
         return False
 
-    def _has_silent_claims(self) -> bool:
+    def _has_silent_claims(self, store: KeyValues) -> bool:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
         is alive, and is its own affair."""
         leases = {
             page.page_id: page.status["lease"]
-            for page in list_pages(self._store, self._project_id, self._batch_id)
+            for page in list_pages(store, self._project_id, self._batch_id)
             # A writer that knows no leases gives no hint of when it may be given up.
             if page.status["status"] == "processing" and page.status.get("lease")
         }

@@ -1,0 +1,359 @@
+"""The store on Workers KV: what :class:`~nimbus_tasks.kv.cloudflare.client.KVClient` reads and
+writes, behind the interface of every store.
+
+KV has no transactions, lags behind its writes, and takes one write a second for a key. So the
+writes of a transaction are gathered and sent at its end, in few requests and in order, each key at
+most once a second. Reads are corrected by what this directory wrote lately (the journal) and by
+what this process has seen already: no state is ever followed by an older one. That is enough for
+one worker a project; there is no lock.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from heapq import merge
+from itertools import islice
+from typing import NamedTuple
+
+from nimbus_tasks.kv.cloudflare.chunks import check_limits
+from nimbus_tasks.kv.cloudflare.client import KVClient
+from nimbus_tasks.kv.cloudflare.journal import Journal, Written, revision_of
+from nimbus_tasks.kv.store import (
+    MAX_METADATA_BYTES,
+    Entry,
+    KeyInfo,
+    KeyValues,
+    Metadata,
+    Store,
+)
+
+#: KV takes one write a second for a key; a little more, for clocks and ways of different length.
+KEY_INTERVAL_SECONDS = 1.05
+#: So long a write of ours, or a look at one key, is not asked for again.
+FRESH_SECONDS = 5.0
+#: How long a prefetched listing answers for what it does not have; KV's own look-ups lag as much.
+ABSENT_SECONDS = 60.0
+#: Requests a second that leave an account something for others: 1,200 in five minutes is all.
+REQUESTS_A_SECOND = 3.0
+#: Listings of at most so many keys are kept for the rest of a transaction.
+_KEYS_CACHED = 50_000
+#: Groups of writes that fit into one request are sent as one.
+_PAIRS_A_REQUEST, _CHARACTERS_A_REQUEST = 1000, 8_000_000
+
+
+class _Pending(NamedTuple):
+    """A write that waits for the end of its transaction; ``entry`` is ``None`` for a deletion."""
+
+    group: int
+    entry: Entry | None
+
+
+class CloudflareStore(Store):
+    """A store on one KV namespace. ``paced``: it shares an account's budget of requests."""
+
+    lag_seconds = 60.0
+
+    def __init__(
+        self,
+        client: KVClient,
+        journal: Journal,
+        *,
+        paced: bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._paced = paced
+        self._sleep = sleep
+        self._clock = clock
+        self._pending: dict[str, _Pending] | None = None
+        self._group = 0
+        self._cache: dict[str, list[KeyInfo]] | None = None
+        self._seen: dict[str, tuple[str, str]] = {}
+        self._whole: dict[str, tuple[float, frozenset[str]]] = {}
+        self._heads: dict[str, tuple[float, KeyInfo | None]] = {}
+        self._counted, self._cost = 0, 0
+
+    # --- reading ---
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        wanted = list(dict.fromkeys(keys))
+        pending = self._pending or {}
+        found = {k: p.entry for k in wanted if (p := pending.get(k)) is not None}
+        asked = [key for key in wanted if key not in found]
+        ours = self._journal.get_many(asked)
+        for key, (written, entry) in ours.items():
+            is_kept = written.is_deletion or entry is not None
+            if is_kept and self._clock() - written.at < FRESH_SECONDS:
+                found[key] = entry
+        asked = [key for key in asked if key not in found]
+        read = self._read(asked, ours.keys())
+        for key in asked:
+            found[key] = entry = read.get(key)
+            if key in ours:
+                written, kept = ours[key]
+                if entry is None or not self._is_newer(_revision_of(entry), written):
+                    found[key] = None if written.is_deletion else kept or entry
+        return {key: _bare(entry) for key in wanted if (entry := found[key]) is not None}
+
+    def _read(self, keys: list[str], ours: Iterable[str]) -> dict[str, Entry]:
+        """What KV says of ``keys``; a content of ours that is not there yet is waited for."""
+        there = [key for key in keys if not self._is_absent(key)]
+        read = self._client.get_many(there)
+        late = [key for key in ours if key in keys and key.startswith("page:") and key not in read]
+        for pause in (1.0, 2.0, 4.0, 8.0):
+            if not late:
+                break
+            self._sleep(pause)
+            read |= self._client.get_many(late)
+            late = [key for key in late if key not in read]
+        return read
+
+    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
+        pending = {k: p for k, p in (self._pending or {}).items() if k.startswith(prefix)}
+        ours = sorted(KeyInfo(k, p.entry.metadata) for k, p in pending.items() if p.entry)
+        ask = None if limit is None else limit + len(pending)
+        others = (info for info in self._listing(prefix, ask) if info.key not in pending)
+        yield from islice(merge(others, ours, key=lambda info: info.key), limit)
+
+    def head(self, key: str) -> KeyInfo | None:
+        if self._pending is not None and key in self._pending:
+            entry = self._pending[key].entry
+            return None if entry is None else KeyInfo(key, entry.metadata)
+        at, known = self._heads.get(key, (0.0, None))
+        now = self._clock()
+        ours = self._journal.get_many([key]).get(key)
+        if ours is not None and now - ours[0].at < FRESH_SECONDS:
+            written, entry = ours
+            if written.is_deletion or entry is not None:
+                return None if entry is None else KeyInfo(key, entry.metadata)
+        if now - at < FRESH_SECONDS:
+            return known
+        info = None if self._is_absent(key) else super().head(key)
+        self._heads[key] = (now, info)
+        return info
+
+    def prefetch(self, prefix: str) -> None:
+        names = frozenset(info.key for info in self._listing(prefix, None))
+        self._whole[prefix] = (self._clock(), names)
+
+    def _listing(self, prefix: str, limit: int | None) -> Iterator[KeyInfo]:
+        """The keys under ``prefix`` as they are by all that we know but for this transaction."""
+        if self._cache is not None and prefix in self._cache:
+            yield from self._cache[prefix]
+            return
+        gone = 0 if limit is None else sum(w.is_deletion for w in self._journal.scan(prefix))
+        pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
+        listed = (self._latest(info) for page in pages for info in page)
+        kept: list[KeyInfo] | None = [] if limit is None and self._cache is not None else None
+        for corrected in self._corrected(listed, self._journal.scan(prefix)):
+            info = KeyInfo(corrected.key, _without_revision(corrected.metadata))
+            if kept is not None:
+                kept.append(info)
+                kept = kept if len(kept) <= _KEYS_CACHED else None
+            yield info
+        if kept is not None and self._cache is not None:
+            self._cache[prefix] = kept
+
+    def _latest(self, info: KeyInfo) -> KeyInfo:
+        """The listed key, or what this process has seen of it already if that is newer."""
+        revision = revision_of(info.metadata)
+        if not revision:
+            return info
+        known, text = self._seen.get(info.key, ("", ""))
+        if known > revision:
+            return KeyInfo(info.key, json.loads(text))
+        if known < revision:
+            self._seen[info.key] = (revision, json.dumps(info.metadata, separators=(",", ":")))
+        return info
+
+    def _corrected(
+        self, listed: Iterable[KeyInfo], written: Iterator[Written]
+    ) -> Iterator[KeyInfo]:
+        """Both in the order of their keys: the listing, where it is not older than our writes."""
+        ours = next(written, None)
+        for info in listed:
+            while ours is not None and ours.key < info.key:
+                yield from self._ours(ours)  # not listed yet
+                ours = next(written, None)
+            if ours is None or ours.key != info.key:
+                yield info
+                continue
+            revision = revision_of(info.metadata)
+            is_the_same = revision == ours.revision and not ours.is_deletion
+            if is_the_same or self._is_newer(revision, ours):
+                yield info
+            else:
+                yield from self._ours(ours)
+            ours = next(written, None)
+        while ours is not None:
+            yield from self._ours(ours)
+            ours = next(written, None)
+
+    def _ours(self, written: Written) -> Iterator[KeyInfo]:
+        if not written.is_deletion:
+            _, entry = self._journal.get_many([written.key]).get(written.key, (None, None))
+            yield KeyInfo(written.key, entry.metadata if entry else None)
+
+    def _is_newer(self, revision: str, ours: Written) -> bool:
+        """Whether a read is newer than our write. Who writes no revision is somebody else, and may
+        have written before us or after: as long as reads lag, ours counts."""
+        if not revision:
+            return self._clock() - ours.at > self.lag_seconds
+        return revision > ours.revision
+
+    def _is_absent(self, key: str) -> bool:
+        for prefix, (at, names) in self._whole.items():
+            if key.startswith(prefix) and self._clock() - at < ABSENT_SECONDS:
+                return key not in names
+        return False
+
+    # --- writing ---
+
+    def put_many(self, entries: Iterable[Entry]) -> None:
+        with self.transaction():
+            self._add((entry.key, check_limits(entry)) for entry in entries)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        with self.transaction():
+            self._add((key, None) for key in keys)
+
+    def _add(self, writes: Iterable[tuple[str, Entry | None]]) -> None:
+        assert self._pending is not None
+        self._group += 1
+        for key, entry in writes:
+            self._pending.pop(key, None)
+            self._pending[key] = _Pending(self._group, entry)
+
+    @contextmanager
+    def transaction(self) -> Iterator[KeyValues]:
+        if self._pending is not None:
+            yield self
+            return
+        self._pending = {}
+        try:
+            with self.snapshot():
+                yield self
+            pending, self._pending = self._pending, {}
+            self._send(pending)
+        finally:
+            self._pending = None
+
+    @contextmanager
+    def snapshot(self) -> Iterator[KeyValues]:
+        if self._cache is not None:
+            yield self
+            return
+        self._cache = {}
+        try:
+            yield self
+        finally:
+            self._cache = None
+            made = self._client.requests_made
+            self._cost, self._counted = made - self._counted, made
+
+    def _send(self, pending: dict[str, _Pending]) -> None:
+        """Write first and delete then: a queue item too many is passed over, one too few is not."""
+        self._wait_for_turn(pending)
+        revision = _now()
+        for entries in _requests(pending):
+            self._client.put_many([_stamped(entry, revision) for entry in entries])
+            self._journal.add(entries, [], revision)
+        doomed = [key for key, write in pending.items() if write.entry is None]
+        if doomed:
+            self._client.delete_many(doomed)
+            self._journal.add([], doomed, revision)
+        for key in pending:
+            self._heads.pop(key, None)
+        if pending:
+            self._cost += self._client.requests_made - self._counted
+            self._counted = self._client.requests_made
+
+    def _wait_for_turn(self, keys: Iterable[str]) -> None:
+        last = max((w.at for w, _ in self._journal.get_many(keys).values()), default=0.0)
+        wait = last + KEY_INTERVAL_SECONDS - self._clock()
+        if 0 < wait <= KEY_INTERVAL_SECONDS:  # a clock that was set back makes nobody wait
+            self._sleep(wait)
+
+    @property
+    def write_interval(self) -> float:
+        if not self._paced:
+            return KEY_INTERVAL_SECONDS
+        pause = self._client.pause_seconds()
+        return max(KEY_INTERVAL_SECONDS, self._cost / REQUESTS_A_SECOND) + pause
+
+    @property
+    def read_pause(self) -> float:
+        return self._client.pause_seconds()
+
+    def faults(self) -> list[str]:
+        self._client.namespace_exists()
+        return []
+
+    def close(self) -> None:
+        self._client.close()
+        self._journal.close()
+
+
+def _requests(pending: dict[str, _Pending]) -> Iterator[list[Entry]]:
+    """The entries to put, in the order of their groups: those that go as one, or that may go side
+    by side. A group begins only when the one before is written, unless one request takes both."""
+    ready: list[Entry] = []
+    size, group = 0, 0
+    for write in pending.values():
+        if write.entry is None:
+            continue
+        if ready and write.group != group:
+            rest = [w.entry for w in pending.values() if w.entry and w.group == write.group]
+            size_of_rest = sum(len(entry.value) for entry in rest)
+            fits = len(ready) + len(rest) <= _PAIRS_A_REQUEST
+            if not fits or size + size_of_rest > _CHARACTERS_A_REQUEST:
+                yield ready
+                ready, size = [], 0
+        group = write.group
+        ready.append(write.entry)
+        size += len(write.entry.value)
+    if ready:
+        yield ready
+
+
+def _revision_of(entry: Entry) -> str:
+    """The revision of an entry, from its value where somebody wrote it who leaves no metadata."""
+    revision = revision_of(entry.metadata)
+    if entry.key.startswith("status:"):
+        try:
+            value = json.loads(entry.value)
+        except (ValueError, RecursionError):
+            return revision
+        told = value.get("updated") if isinstance(value, dict) else None
+        revision = max(revision, told) if isinstance(told, str) else revision
+    return revision
+
+
+def _stamped(entry: Entry, revision: str) -> Entry:
+    """The entry with its revision in the metadata, unless it has a time of change there."""
+    if entry.metadata is None or "updated" in entry.metadata:
+        return entry
+    stamped = {**entry.metadata, "rev": revision}
+    if len(json.dumps(stamped, separators=(",", ":"))) > MAX_METADATA_BYTES:
+        return entry
+    return entry._replace(metadata=stamped)
+
+
+def _bare(entry: Entry) -> Entry:
+    return entry._replace(metadata=_without_revision(entry.metadata))
+
+
+def _without_revision(metadata: Metadata | None) -> Metadata | None:
+    if metadata is None or "rev" not in metadata:
+        return metadata
+    return {name: value for name, value in metadata.items() if name != "rev"}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -34,7 +34,7 @@ from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_lines
 from nimbus_tasks.ui.figures import duration, pages, percent, rate, time_left
 from nimbus_tasks.ui.live import LiveBlock
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, clip
 
 DEFAULT_INTERVAL = 5.0
 #: Lines of a frame besides those of pages in flight and failures.
@@ -49,12 +49,15 @@ def watch_batch(
     interval: float = DEFAULT_INTERVAL,
     timeout: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[BatchView]:
     """Look at a batch every ``interval`` seconds until it has ended; the last look is the end.
 
-    The batch is chosen once: a later one does not take the place of ``latest``. Raises
+    The batch is chosen once: a later one does not take the place of ``latest``. Where the store's
+    budget runs low the interval is stretched, and ``tell`` is told so. Raises
     :class:`TimedOutError` after ``timeout`` seconds.
     """
+    stretched = False
     batch_id = batches.find(store, project.project_id, batch).batch_id
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
@@ -70,7 +73,11 @@ def watch_batch(
                 f"{batch_id} is still {view.status.replace('_', ' ')} after"
                 f" {duration(timeout)}: {view.tally.ended:,} of {pages(view.tally.total)} ended"
             )
-        sleep(interval if left is None else min(interval, left))
+        pause = store.read_pause
+        if pause and not stretched:
+            tell(f"few requests are left to the account: looks every {duration(interval + pause)}")
+        stretched = pause > 0
+        sleep(interval + pause if left is None else min(interval + pause, left))
 
 
 @command(
@@ -98,9 +105,18 @@ def monitor(
     most = check_seconds(timeout, "--timeout")
     project = load_project(project_root(c))
     last: BatchView | None = None
-    with project.open_store() as store, _screen(console, json=json, once=once) as screen:
-        views = watch_batch(project, store, batch, interval=every or DEFAULT_INTERVAL, timeout=most)
-        for last in views:
+    with (
+        _screen(console, json=json, once=once) as screen,
+        project.open_store(tell=screen.tell) as store,
+    ):
+        for last in watch_batch(
+            project,
+            store,
+            batch,
+            interval=every or DEFAULT_INTERVAL,
+            timeout=most,
+            tell=screen.tell,
+        ):
             screen.show(last)
             if once:
                 break
@@ -117,6 +133,10 @@ class _Screen:
 
     def show(self, view: BatchView) -> None:
         raise NotImplementedError
+
+    def tell(self, words: str) -> None:
+        """Say that the store waits, and why."""
+        self.console.note(words)
 
     def __enter__(self) -> _Screen:
         return self
@@ -151,14 +171,25 @@ class _Dashboard(_Screen):
         if self._is_main:
             # Told to end, it ends as after Ctrl-C, so that the cursor comes back.
             self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._last: BatchView | None = None
+        self._told = ""
+
+    def tell(self, words: str) -> None:
+        self._told = words
+        if self._last is not None:
+            self._draw(self._last)
 
     def show(self, view: BatchView) -> None:
+        self._last, self._told = view, ""
+        self._draw(view)
+
+    def _draw(self, view: BatchView) -> None:
         columns, height = self._block.size
         style = self.console.style
         most = max(1, (height - _FIXED_LINES) // (2 if view.failures and view.in_flight else 1))
         lines = batch_lines(view, style, columns, utc_now(), most=most)
         if not view.is_finished:
-            hint = "Ctrl-C ends the watching, not the batch"
+            hint = clip(clean(self._told), columns - 4) or "Ctrl-C ends the watching, not the batch"
             lines = [*lines[: height - 2], "", style.dim(f"   {hint}")]
         self._block.show([style.plain(line) for line in lines])
 

@@ -41,12 +41,13 @@ def wait_for_batch(
     interval: float = DEFAULT_INTERVAL,
     timeout: float | None = None,
     on_look: Callable[[BatchView], None] = lambda view: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BatchView:
     """The batch (the latest, if left out) as it has ended; ``on_look`` is told of each look.
 
     Raises :class:`TimedOutError` if it has not ended within ``timeout`` seconds.
     """
-    looks = watch_batch(project, store, batch, interval=interval, timeout=timeout)
+    looks = watch_batch(project, store, batch, interval=interval, timeout=timeout, tell=tell)
     view = next(looks)
     on_look(view)
     for view in looks:
@@ -74,8 +75,10 @@ def wait(
     every = check_seconds(interval, "--interval") or DEFAULT_INTERVAL
     most = check_seconds(timeout, "--timeout")
     project = load_project(project_root(c))
-    with project.open_store() as store, _Waiting(console) as bar:
-        view = wait_for_batch(project, store, batch, interval=every, timeout=most, on_look=bar.look)
+    with _Waiting(console) as bar, project.open_store(tell=bar.write) as store:
+        view = wait_for_batch(
+            project, store, batch, interval=every, timeout=most, on_look=bar.look, tell=bar.write
+        )
     if json:
         console.document(view.to_json())
     else:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.kv.store import Store
+
+if TYPE_CHECKING:
+    from nimbus_tasks.kv.cloudflare.client import KVClient
 
 OFFICIAL_API = "https://api.cloudflare.com/client/v4/accounts"
 TOKEN_VARIABLE, ACCOUNT_VARIABLE = "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID"
@@ -24,28 +25,41 @@ def open_cloudflare(
     folder: Path,
     on_wait: Callable[[str], None],
 ) -> Store:
-    """The store that a configuration's ``cloudflare`` part names.
+    """The store that a configuration's ``cloudflare`` part names; nothing is sent yet.
 
-    The token comes from the environment alone, and is needed but for a server on this machine.
-    ``folder`` is where the journal of recent writes lies. Nothing is sent yet. Raises
-    :class:`UsageError` where something is missing or is no id.
+    ``folder`` is where the journal of recent writes lies. Raises :class:`UsageError` as
+    :func:`open_client` does.
     """
-    from nimbus_tasks.kv.cloudflare.client import KVClient
     from nimbus_tasks.kv.cloudflare.journal import Journal
     from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 
+    client = open_client(config, environment, on_wait)
+    journal = Journal(folder / f"recent-{checked_namespace(config)[:12]}.sqlite3")
+    return CloudflareStore(client, journal, paced=not client.is_local)
+
+
+def open_client(
+    config: Mapping[str, Any],
+    environment: Mapping[str, str],
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> KVClient:
+    """A client of the namespace that a configuration names.
+
+    The token comes from the environment alone, and is needed but for a server on this machine.
+    Raises :class:`UsageError` where something is missing or is no id.
+    """
+    from nimbus_tasks.kv.cloudflare.client import KVClient
+    from nimbus_tasks.kv.cloudflare.transport import checked_address
+
     namespace = checked_namespace(config)
     prefix = api_prefix(config, environment)
-    is_local = is_loopback(prefix)
     token = environment.get(TOKEN_VARIABLE) or None
-    if token is None and not is_local:
+    if token is None and not checked_address(prefix).is_loopback:
         raise UsageError(
             "there is no API token for Cloudflare",
             advice=f"Set {TOKEN_VARIABLE} to one with the permission Workers KV Storage: Edit.",
         )
-    client = KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
-    journal = Journal(folder / f"recent-{namespace[:12]}.sqlite3")
-    return CloudflareStore(client, journal, paced=not is_local)
+    return KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
 
 
 def checked_namespace(config: Mapping[str, Any]) -> str:
@@ -73,14 +87,3 @@ def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str
             advice=f"Set {ACCOUNT_VARIABLE}, or 'cloudflare.account_id' in {_CONFIG}.",
         )
     return f"{OFFICIAL_API}/{account}"
-
-
-def is_loopback(prefix: str) -> bool:
-    """Whether an address is one of this machine, as that of wrangler's local server is."""
-    host = urlsplit(prefix).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

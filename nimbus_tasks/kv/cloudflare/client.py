@@ -85,6 +85,16 @@ class KVClient:
         """Every request that was sent, retries too."""
         return self._transport.requests_made
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is one of this machine, which gives no budget to keep to."""
+        return self._transport.is_local
+
+    @property
+    def requests_left(self) -> int | None:
+        """What the last answer said is left of the account's budget; ``None`` if none did."""
+        return self._transport.pacer.remaining
+
     def pause_seconds(self) -> float:
         """By how much a periodic caller should stretch its interval to make the budget last.
 

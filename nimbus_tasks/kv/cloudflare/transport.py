@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import requests
 import urllib3
@@ -52,7 +53,7 @@ class Pacer:
         self._lock = threading.RLock()
         self._free_at = 0.0
         self._told_until = 0.0
-        self._remaining: int | None = None
+        self.remaining: int | None = None
         self._quota = REQUESTS_A_WINDOW
         self._renewed_at = 0.0
 
@@ -99,7 +100,7 @@ class Pacer:
         remaining, quota, seconds = min(limits, key=lambda limit: limit[0] / limit[1])
         window = min(float(seconds), LONGEST_WAIT_SECONDS)
         with self._lock:
-            self._remaining, self._quota = remaining, quota
+            self.remaining, self._quota = remaining, quota
             self._renewed_at = self._clock() + window
         if remaining <= min(_RESERVE, quota // 20) and window > 0:
             self.hold(window, "the account's requests are nearly used up: waiting {} for new ones")
@@ -108,9 +109,9 @@ class Pacer:
         """By how much a periodic caller should stretch its interval to make the budget last."""
         with self._lock:
             window = self._renewed_at - self._clock()
-            if self._remaining is None or window <= 0 or self._remaining > self._quota / 4:
+            if self.remaining is None or window <= 0 or self.remaining > self._quota / 4:
                 return 0.0
-            usable = max(self._remaining - _RESERVE, 1)
+            usable = max(self.remaining - _RESERVE, 1)
             return min(window, _REQUESTS_A_LOOK * window / usable)
 
     def _tell(self, seconds: float, words: str) -> None:
@@ -189,7 +190,7 @@ class Transport:
         sleep: Sleep | None,
         clock: Clock,
     ) -> None:
-        address, is_encrypted = _checked_address(prefix)
+        address = checked_address(prefix)
         _check_token(token)
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -200,12 +201,13 @@ class Transport:
         self._clock = clock
         # The default sleep ends when the client is closed: Ctrl-C does not wait for five minutes.
         self.pacer = Pacer(on_wait, sleep or self._closed.wait, clock)
-        self._server = "Cloudflare" if address == OFFICIAL_HOST else address
+        self._server = "Cloudflare" if address.host == OFFICIAL_HOST else address.host
         self.faults = Faults(self._server, token)
         self._session = requests.Session()
         self._session.auth = _Bearer(token)
         # Proxies of the environment are used, but not in plain HTTP: they would read the token.
-        self._session.trust_env = is_encrypted
+        self.is_local = address.is_loopback
+        self._session.trust_env = address.is_encrypted
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
         for scheme in ("https://", "http://"):
@@ -273,8 +275,17 @@ class Transport:
         return self.faults.of_response(response)
 
 
-def _checked_address(prefix: str) -> tuple[str, bool]:
-    """Host and port, and whether it is TLS. Without, the token goes to this machine alone."""
+class Address(NamedTuple):
+    """Host and port of an API, and how it is reached."""
+
+    host: str
+    is_encrypted: bool
+    is_loopback: bool
+
+
+def checked_address(prefix: str) -> Address:
+    """Where an API lies. Raises :class:`UsageError` for what is no address, or for plain HTTP to
+    another machine: the token goes over TLS or stays here."""
     advice = "Check cloudflare.api_base in .nimbus/project-config.json."
     # What the connection is made with reads the address, so that both mean the same host.
     try:
@@ -293,7 +304,7 @@ def _checked_address(prefix: str) -> tuple[str, bool]:
             f"the token is sent over https or to this machine only: {parts.host} is neither",
             advice=advice,
         )
-    return parts.netloc or parts.host, parts.scheme == "https"
+    return Address(parts.netloc or parts.host, parts.scheme == "https", is_loopback)
 
 
 def _check_token(token: str | None) -> None:

@@ -42,6 +42,10 @@ class StoreError(NimbusError):
     exit_code = 5
 
 
+class StoreUnreachableError(StoreError):
+    """The store cannot be reached for now: the same may work in a while."""
+
+
 class TimedOutError(NimbusError):
     """The time that was given with ``--timeout`` is over."""
 

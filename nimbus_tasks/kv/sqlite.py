@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.store import (
     MAX_KEY_BYTES,
@@ -219,7 +219,7 @@ class SqliteStore(Store):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if not self._lock.acquire(LOCK_TIMEOUT_SECONDS):
-            raise StoreError(
+            raise StoreUnreachableError(
                 f"another process has held the store for {LOCK_TIMEOUT_SECONDS:.0f} seconds",
                 advice="See which nimbus command hangs or is stopped, and end it.",
             )

@@ -7,6 +7,7 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from nimbus_tasks.core.claims import (
     take_up_lapsed,
 )
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import NotFoundError, StoreError
+from nimbus_tasks.core.errors import NotFoundError, StoreError, StoreUnreachableError
 from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.lifecycle import is_finished
 from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue
@@ -47,6 +48,8 @@ MEASURE_SECONDS = 0.25
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
+#: How long a store may be out of reach before a worker gives up.
+OUTAGE_SECONDS = 600.0
 #: Between counts of the queue, which is a listing of all of it.
 COUNT_SECONDS = 5.0
 #: Step and progress of a page that waits for a thread.
@@ -143,6 +146,7 @@ class Worker:
         self._page_characters = 1.0
         self._last_exchange = self._last_count = self._last_progress = 0.0
         self._queue_is_empty = False
+        self._lost_since: float | None = None
         self._open_batches: set[str] = set()
         self._stops = self._stops_told = 0
         self._next_look = 0.0
@@ -170,7 +174,7 @@ class Worker:
                     self._release(self._pool.take_back_waiting())
                     self._watcher.stops(self._pool.unfinished)
                 if self._is_due():
-                    self._exchange()
+                    self._exchange_when_reachable()
                 if self._is_idle() and not self._has_reason_to_wait():
                     break
         finally:
@@ -216,16 +220,28 @@ class Worker:
         most = MAX_AHEAD_CHARACTERS / self._page_characters
         return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
 
+    def _exchange_when_reachable(self) -> None:
+        """What pages have cost must not be lost for an outage of the store: outcomes are kept, and
+        pages in hand go on."""
+        try:
+            self._exchange()
+            self._lost_since = None
+        except StoreUnreachableError as error:
+            self._last_exchange = now = time.monotonic()
+            self._lost_since = self._lost_since or now
+            if now - self._lost_since > OUTAGE_SECONDS or self._stops > 1:
+                raise
+            self._watcher.waits(f"the store ({error.message})")
+
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, what was cancelled, new claims."""
         now, clock = utc_now(), time.monotonic()
-        ended, self._ended = self._ended, []
+        ended = list(self._ended)
         claims: list[Claim] = []
         with self._store.transaction() as tx:
             counted, refused = finish_pages(tx, self._project_id, ended, now)
-            for outcome in ended:
-                self._forget(outcome.claim)
-            self._renew(tx, clock)
+            over = {outcome.claim.page_id for outcome in ended}
+            self._renew(tx, clock, over)
             released = self._release_cancelled(tx)
             room = self._wanted() - self._pool.unfinished
             if room > 0 and not self._stops:
@@ -237,6 +253,9 @@ class Worker:
                     now,
                     self._options.batch_id,
                 )
+        self._ended = self._ended[len(ended) :]
+        for outcome in ended:
+            self._forget(outcome.claim)
         self.worked.released += released
         self._measure(len(ended), clock)
         self._take(claims, clock)
@@ -261,13 +280,16 @@ class Worker:
         if held is not None and held.claim.status.claim == claim.status.claim:
             del self._in_hand[claim.page_id]
 
-    def _renew(self, tx: KeyValues, clock: float) -> None:
-        """Renew leases that are a third used up; show steps and progress that have changed."""
+    def _renew(self, tx: KeyValues, clock: float, over: Set[str]) -> None:
+        """Renew leases that are a third used up; show steps and progress that have changed. Pages
+        that are ``over`` need neither."""
         progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
         lease = self._options.lease_seconds
         at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
         due = {}
         for page_id, held in self._in_hand.items():
+            if page_id in over:
+                continue
             seen = at.get(page_id, _NOT_BEGUN)
             moved = progress_is_due and seen != held.shown
             if moved or clock - held.renewed > lease / 3:

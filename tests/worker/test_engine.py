@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import claim_pages, finish_pages
 from nimbus_tasks.core.clock import iso_after, utc_now
+from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.keys import logs_prefix, page_id_for, queue_prefix, status_key
 from nimbus_tasks.core.logs import read_logs
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import LEASELESS_SECONDS
-from nimbus_tasks.kv.store import Store
+from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.worker import engine
 from nimbus_tasks.worker.engine import Options, Worker
 from tests.factories import Quiet, a_map, failing, no_changes, upload, work, write_map
@@ -266,3 +268,49 @@ def test_a_page_that_is_queued_and_in_no_queue_is_put_back_by_the_worker(
     upload(project, store, maps)
     store.delete_many([info.key for info in store.scan(queue_prefix(project.project_id))])
     assert work(project, store).done == 10
+
+
+def test_an_outage_of_the_store_loses_no_outcome_and_no_page_is_processed_twice(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(project, store, maps)
+    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0.001)
+    processed: list[str] = []
+    real, left = store.transaction, 5
+
+    @contextmanager
+    def transaction() -> Iterator[KeyValues]:
+        nonlocal left
+        with real() as tx:
+            yield tx
+            if processed and left:
+                left -= 1
+                raise StoreUnreachableError("nobody answers")
+
+    def process(page: Any, progress: Any) -> dict[str, Any]:
+        processed.append(page["page_id"])
+        return {}
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    watcher = Quiet()
+    worker = Worker(store, project.project_id, process, Options(concurrency=2), watcher)
+    assert worker.run().done == 10
+    assert (left, len(processed), len(set(processed))) == (0, 10, 10)
+    assert watcher.reasons[0] == "the store (nobody answers)"
+
+
+def test_a_store_that_stays_away_ends_the_worker(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(project, store, maps)
+    monkeypatch.setattr(engine, "OUTAGE_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "PROGRESS_SECONDS", 0.001)
+
+    @contextmanager
+    def transaction() -> Iterator[KeyValues]:
+        raise StoreUnreachableError("nobody answers")
+        yield store
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    with pytest.raises(StoreUnreachableError):
+        work(project, store)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import requests
 import urllib3
 
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
 
 #: The server's own troubles, and those of Cloudflare's edge with it: they pass.
 PASSING_STATUSES = frozenset({408, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -58,7 +58,8 @@ class Fault:
     status: int = 0
 
     def error(self) -> StoreError:
-        return StoreError(self.message, advice=self.advice)
+        kind = StoreError if self.kind is Kind.PERMANENT else StoreUnreachableError
+        return kind(self.message, advice=self.advice)
 
 
 class Faults:

@@ -13,10 +13,11 @@ from invoke.collection import Collection
 from nimbus_tasks import doctor, init, upload, worker
 from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
 from nimbus_tasks.batch import list as list_
+from nimbus_tasks.command import Namespace
 
 __all__ = ["nimbus"]
 
-nimbus = Collection(
+nimbus = Namespace(
     "nimbus",
     init.init,
     doctor.doctor,
@@ -34,22 +35,4 @@ nimbus = Collection(
         cancel.cancel,
         verify.verify,
     ),
-)
-# Options that invoke.yaml or INVOKE_NIMBUS_… may set. None: the task's own default holds. They are
-# texts or nothing, as those of the command line are, and checked by the same functions.
-nimbus.configure(
-    {
-        "nimbus": {
-            "upload": {"folder": None},
-            "worker": {
-                "processor": None,
-                "command": None,
-                "concurrency": None,
-                "max_attempts": None,
-                "timeout": None,
-                "lease": None,
-            },
-            "monitor": {"interval": None},
-        }
-    }
 )

@@ -6,12 +6,16 @@ annotations, and its own conversion of a bad integer ends in a traceback), so th
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
@@ -19,17 +23,20 @@ from nimbus_tasks.core.errors import (
     BatchCancelledError,
     NimbusError,
     PagesFailedError,
+    StoreError,
     UsageError,
 )
-from nimbus_tasks.ui.console import Console
+from nimbus_tasks.ui.console import Console, drop_stdout, open_missing_streams
 
 __all__ = ["Console", "command"]
 
 #: What a shell reports of a program that a closed pipe ended; nobody reads what it would say.
 EXIT_BROKEN_PIPE = 141
 EXIT_INTERRUPTED = 130
+#: More threads than pages can keep busy, and fewer than a process may have anywhere.
+MAX_CONCURRENCY = 1000
 
-JSON_HELP = "print one JSON document on stdout, and nothing else there"
+JSON_HELP = "print one JSON document on stdout, and nothing else there; on an error none"
 BATCH_HELP = "a batch id, an unambiguous end of one, or 'latest' (default: latest)"
 EXIT_STATUS_HELP = "exit 3 if pages failed, 7 if the batch was cancelled"
 
@@ -37,21 +44,54 @@ EXIT_STATUS_HELP = "exit 3 if pages failed, 7 if the batch was cancelled"
 class Command(Task[Callable[..., Any]]):
     """A task whose errors end in one line and an exit code, never in a traceback."""
 
+    #: Looked up by name, which is what the command line does: see :class:`Namespace`.
+    was_typed = False
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        open_missing_streams()
         try:
             result = super().__call__(*args, **kwargs)
             sys.stdout.flush()
             return result
         except NimbusError as error:
-            Console().error(error.message, error.advice)
+            _say(error.message, error.advice)
             raise Exit(code=error.exit_code) from error
         except KeyboardInterrupt:
-            Console().note("")
+            with contextlib.suppress(OSError):
+                Console().note("")
             raise Exit(code=EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            # Python would complain again when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_stdout()
             raise Exit(code=EXIT_BROKEN_PIPE) from None
+        except OSError as error:  # a disk that is full, a folder that may not be read, …
+            reason = error.strerror or str(error)
+            drop_stdout()
+            _say(reason if error.filename is None else f"{error.filename}: {reason}")
+            raise Exit(code=StoreError.exit_code) from error
+
+    def __eq__(self, other: object) -> bool:
+        # Invoke runs calls that are equal once. That is meant for what several tasks have as pre=;
+        # a task that a person types twice, as `worker … retry worker`, is to run twice.
+        if self.was_typed or getattr(other, "was_typed", False):
+            return self is other
+        return super().__eq__(other)
+
+    __hash__ = Task.__hash__
+
+
+class Namespace(Collection):
+    """A collection that gives a task of its own to whoever looks one up by name."""
+
+    def task_with_config(self, name: str | None) -> Any:
+        found, config = super().task_with_config(name)
+        typed = copy.copy(found)
+        typed.was_typed = True  # type: ignore[attr-defined]  # Invoke calls it a str
+        return typed, config
+
+
+def _say(message: str, advice: str | None = None) -> None:
+    with contextlib.suppress(OSError):  # a stderr that takes nothing: the exit code has to do
+        Console().error(message, advice)
 
 
 def command(**options: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -74,12 +114,38 @@ def project_root(c: Any) -> Path:
 
 
 def setting(c: Any, section: str, name: str, given: Any) -> Any:
-    """An option: as given, or else as ``nimbus.{section}.{name}`` in ``invoke.yaml`` has it."""
+    """An option: as given, or else as ``nimbus.{section}.{name}`` is set; checked either way."""
+    check, option = SETTINGS[section][name], "--" + name.replace("_", "-")
     if given is not None:
-        return given
-    nimbus = c.config.get("nimbus")
-    options = nimbus.get(section) if nimbus else None
-    return options.get(name) if options else None
+        return check(given, option)
+    found = configured(c.config, section, name)
+    return None if found is None else check(found, f"{option} (set as nimbus.{section}.{name})")
+
+
+def configured(config: Any, section: str, name: str) -> Any:
+    """What ``invoke.yaml`` or ``INVOKE_NIMBUS_{SECTION}_{NAME}`` sets, unchecked; else ``None``.
+
+    Invoke takes from the environment what a file or a collection has as well; the rest is read
+    here. Were there defaults of ours for it to merge with, a ``nimbus:`` that is no section would
+    end in its traceback.
+    """
+    options = section_of(section_of(config, "nimbus"), section, "nimbus.")
+    found = options.get(name)
+    return os.environ.get(f"INVOKE_NIMBUS_{section}_{name}".upper()) if found is None else found
+
+
+def section_of(config: Any, name: str, inside: str = "") -> Mapping[str, Any]:
+    """A section of the configuration, which may be left out or empty. Raises
+    :class:`UsageError`."""
+    found = config.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise UsageError(
+            f"{inside}{name} in invoke.yaml is no section, but {str(found)[:40]!r}",
+            advice=f"Its settings go below it, indented: {', '.join(SETTINGS.get(name, SETTINGS))}",
+        )
+    return found
 
 
 def exit_with_outcome(status: str) -> None:
@@ -93,7 +159,9 @@ def exit_with_outcome(status: str) -> None:
         raise Exit(code=PagesFailedError.exit_code)
 
 
-def check_int(value: Any, option: str, *, at_least: int = 1) -> int | None:
+def check_int(
+    value: Any, option: str, *, at_least: int = 1, at_most: int | None = None
+) -> int | None:
     """A whole number from the command line or the configuration. Raises :class:`UsageError`."""
     if value is None:
         return None
@@ -101,8 +169,11 @@ def check_int(value: Any, option: str, *, at_least: int = 1) -> int | None:
         number = int(str(value))
     except ValueError:
         number = None
-    if number is None or number < at_least:
-        raise UsageError(f"{option} takes a whole number from {at_least}, not {str(value)[:40]!r}")
+    if number is None or number < at_least or (at_most is not None and number > at_most):
+        to = "" if at_most is None else f" to {at_most:,}"
+        raise UsageError(
+            f"{option} takes a whole number from {at_least}{to}, not {str(value)[:40]!r}"
+        )
     return number
 
 
@@ -117,3 +188,42 @@ def check_seconds(value: Any, option: str) -> float | None:
     if not 0 < seconds < 10**9:
         raise UsageError(f"{option} takes seconds above 0, not {str(value)[:40]!r}")
     return seconds
+
+
+def check_text(value: Any, option: str, *, stored: bool = False) -> str | None:
+    """A text that is not empty, as that of an unset shell variable is. Raises :class:`UsageError`.
+
+    A path or a command may have bytes that are no text, as the system gives them; what is to be
+    ``stored`` may not.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):  # YAML has read 010 as 8 and yes as true: what was meant?
+        raise UsageError(
+            f"{option} takes a text, not {str(value)[:40]!r}",
+            advice="Put it into quotes in invoke.yaml.",
+        )
+    if not value.strip():
+        raise UsageError(f"{option} is empty", advice="Give it a value, or leave it out.")
+    try:
+        value.encode() if stored else os.fsencode(value)
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} is not UTF-8 text: {value[:40]!r}") from None
+    if "\0" in value:
+        raise UsageError(f"{option} has a NUL character in it")
+    return value
+
+
+#: What may be set under ``nimbus:`` in invoke.yaml, or as INVOKE_NIMBUS_…, and how it is checked.
+SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
+    "upload": {"folder": check_text},
+    "worker": {
+        "processor": check_text,
+        "command": check_text,
+        "concurrency": partial(check_int, at_most=MAX_CONCURRENCY),
+        "max_attempts": check_int,
+        "timeout": check_seconds,
+        "lease": check_seconds,
+    },
+    "monitor": {"interval": check_seconds},
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import JSON_HELP, Console, command, project_root
+from nimbus_tasks.command import (
+    JSON_HELP,
+    SETTINGS,
+    Console,
+    command,
+    configured,
+    project_root,
+    section_of,
+)
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NimbusError, StoreError, UsageError
@@ -24,6 +32,7 @@ from nimbus_tasks.ui.text import clean
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
+_WRITE_ADVICE = "See that it lies on a disk that can be written, and that you have the right to."
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,12 @@ class Check:
         }
 
 
-def examine(root: Path) -> list[Check]:
-    """Every check of the project in ``root``, none of which changes anything."""
-    return [*_versions(), *_project(root)]
+def examine(root: Path, config: Mapping[str, Any] | None = None) -> list[Check]:
+    """Every check of the project in ``root``, none of which changes anything.
+
+    ``config`` is Invoke's: what ``invoke.yaml`` sets.
+    """
+    return [*_versions(), *_settings({} if config is None else config), *_project(root)]
 
 
 def _versions() -> Iterator[Check]:
@@ -66,6 +78,41 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
+    """What is set under ``nimbus:`` and in the environment, checked as the tasks would."""
+    sound = []
+    for section, known in SETTINGS.items():
+        try:
+            given = section_of(section_of(config, "nimbus"), section, "nimbus.")
+        except UsageError as error:
+            yield Check("settings", "error", error.message, error.advice, error.exit_code)
+            return
+        yield from _unknown(given, known, f"nimbus.{section}.")
+        for name, check in known.items():
+            setting, value = f"nimbus.{section}.{name}", configured(config, section, name)
+            try:
+                check(value, setting)
+            except UsageError as error:
+                yield Check("settings", "error", error.message, error.advice, error.exit_code)
+            else:
+                sound += [] if value is None else [setting]
+    yield from _unknown(section_of(config, "nimbus"), SETTINGS, "nimbus.")
+    if sound:
+        yield Check("settings", "ok", f"{', '.join(sound)} set in invoke.yaml or the environment")
+
+
+def _unknown(given: Iterable[Any], known: Iterable[str], inside: str) -> Iterator[Check]:
+    """What is written and never read: a slip, most likely."""
+    for name in given:
+        if name not in known:
+            yield Check(
+                "settings",
+                "warning",
+                f"{inside}{name} in invoke.yaml is no setting and does nothing",
+                f"There are: {', '.join(known)}",
+            )
 
 
 def _project(root: Path) -> Iterator[Check]:
@@ -90,7 +137,7 @@ def _folder(project: Project) -> Check:
             "folder",
             "error",
             f"{project.folder} cannot be written",
-            "Give yourself the right to write there.",
+            _WRITE_ADVICE,
             StoreError.exit_code,
         )
     free = free_bytes(project.folder)
@@ -123,7 +170,10 @@ def _store(project: Project) -> Iterator[Check]:
             stalled = sum(len(batches.look(reading, h, utc_now()).stalled) for h in open_heads)
             faults = store.faults()
     except NimbusError as error:
-        yield Check("store", "error", error.message, error.advice, error.exit_code)
+        advice = error.advice
+        if advice is not None and "nimbus.doctor" in advice:  # which is what has been run
+            advice = _WRITE_ADVICE
+        yield Check("store", "error", error.message, advice, error.exit_code)
         return
     if faults:
         advice = "Move it to a local disk and upload again, or restore a backup."
@@ -144,7 +194,7 @@ def _store(project: Project) -> Iterator[Check]:
 def doctor(c: Context, json: bool = False) -> list[Check]:
     """Check that all is well; say what to do."""
     console = Console(json_only=json)
-    checks = examine(project_root(c))
+    checks = examine(project_root(c), {"nimbus": c.config.get("nimbus")})
     faults = [check for check in checks if check.level == "error"]
     if json:
         console.document({"ok": not faults, "checks": [check.to_json() for check in checks]})

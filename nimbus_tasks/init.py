@@ -8,7 +8,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import JSON_HELP, Console, command, project_root
+from nimbus_tasks.command import JSON_HELP, Console, check_text, command, project_root
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.keys import check_id
 from nimbus_tasks.core.project import (
@@ -62,12 +62,13 @@ def init_project(
                 f"{option} {value[:40]!r} is not known to this version",
                 advice=f"It knows: {', '.join(known)}",
             )
-    if name is not None and not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
+    name = check_text(name, "--name", stored=True)
+    if name is not None and len(name) > MAX_NAME_LENGTH:
         raise UsageError(f"--name takes 1 to {MAX_NAME_LENGTH} characters")
     if project_id is not None:
         check_id(project_id, "project id")
     old = _old_project(root)
-    project = new_project(root, name=name, project_id=project_id)
+    project = new_project(root, name=name or default_name(root), project_id=project_id)
     if old is not None:
         project = replace(
             project,
@@ -78,6 +79,11 @@ def init_project(
         )
     save_project(project)
     return Initialised(project, path)
+
+
+def default_name(root: Path) -> str:
+    """A project is called like its folder, whose name need not be text."""
+    return root.name.encode("utf-8", "replace").decode()
 
 
 def _old_project(root: Path) -> Project | None:

@@ -204,6 +204,51 @@ def test_what_a_processor_prints_is_no_part_of_the_document(root: Path) -> None:
     assert ran.stderr.count("hello") == 3
 
 
+LOUD = """
+import os, subprocess, sys
+print("imported")
+os.write(1, b"imported\\n")
+KEPT = sys.stdout, sys.__stdout__
+
+def process(page, progress):
+    print("said")
+    os.write(1, b"said\\n")
+    subprocess.run(["echo", "said"])
+    KEPT[1].write("said\\n")
+    if sys.platform == "linux":
+        import ctypes
+        ctypes.CDLL(None).printf(b"said\\n")
+    return {}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_whatever_way_a_processor_writes_to_stdout_it_is_stderr(
+    root: Path, options: tuple[str, ...]
+) -> None:
+    (root / "loud.py").write_text(LOUD)
+    invoke(root, "nimbus.upload")
+    ran = invoke(root, "nimbus.worker", "--processor=loud:process", *options)
+    assert ran.returncode == 0
+    assert "said" not in ran.stdout
+    assert "imported" not in ran.stdout
+    assert (ran.stderr.count("said"), ran.stderr.count("imported")) == (15, 2)
+    assert not options or json.loads(ran.stdout)["done"] == 3
+
+
+def test_what_comes_after_a_worker_in_its_chain_has_its_stdout_again(root: Path) -> None:
+    (root / "tasks.py").write_text(
+        "import subprocess\nfrom invoke import Collection, task\n"
+        "from nimbus_tasks import nimbus\n\n"
+        "@task\ndef after(c):\n"
+        "    subprocess.run(['echo', 'from a program'])\n    print('said')\n\n"
+        "ns = Collection(nimbus, after)\n"
+    )
+    ran = invoke(root, "nimbus.upload", "nimbus.worker", "after")
+    assert "from a program" in ran.stdout
+    assert "said" in ran.stdout
+
+
 def test_refused_files_are_3_and_in_the_document_unless_they_may_be_skipped(root: Path) -> None:
     write_map(root / ".nimbus/maps", "bad.json", "{")
     ran = invoke(root, "nimbus.upload", "--json")
@@ -448,11 +493,6 @@ def test_help_shows_the_options_and_does_nothing(root: Path, project: Project, n
     assert not project.store_path.exists()
 
 
-@pytest.mark.xfail(
-    reason="worker --exit-status knows the outcome of batches that it worked on only: of one that"
-    " has ended with failures, named with --batch, it says 0",
-    strict=True,
-)
 def test_a_worker_with_nothing_to_do_gives_the_outcome_of_its_batch_too(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,44 +503,106 @@ def test_a_worker_with_nothing_to_do_gives_the_outcome_of_its_batch_too(
     assert in_process("nimbus.worker", batch="latest", exit_status=True) == 3
 
 
-@pytest.mark.xfail(
-    reason="an option that is given and empty, as --processor=$UNSET is, counts as not given:"
-    " audit runs, or the folder is the one where the person happens to be",
-    strict=True,
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("worker", "processor"),
+        ("worker", "command"),
+        ("upload", "folder"),
+        ("init", "name"),
+        ("batch.retry", "page"),
+        ("batch.retry", "error"),
+        ("batch.cancel", "reason"),
+    ],
 )
-@pytest.mark.parametrize(("name", "option"), [("worker", "processor"), ("upload", "folder")])
 def test_an_option_that_is_given_and_empty_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch, name: str, option: str
 ) -> None:
+    """As ``--processor=$UNSET`` is; the folder "" would be the one where the person is."""
     monkeypatch.chdir(root / ".nimbus" / "maps")
     monkeypatch.setattr("nimbus_tasks.upload.project_root", lambda c: root)
     monkeypatch.setattr("nimbus_tasks.worker.project_root", lambda c: root)
     if name == "worker":
         assert in_process("nimbus.upload", folder=".") == 0
-    assert in_process(f"nimbus.{name}", **{option: ""}) == 2
+    needed: dict[str, dict[str, Any]] = {
+        "batch.cancel": {"batch": "latest"},
+        "init": {"force": True},
+    }
+    assert in_process(f"nimbus.{name}", **{option: ""}, **needed.get(name, {})) == 2
 
 
-@pytest.mark.xfail(
-    reason="what YAML reads as a number or a boolean reaches text methods: a traceback", strict=True
-)
 @pytest.mark.parametrize(
-    ("section", "option", "value"),
-    [("upload", "folder", "2024"), ("worker", "processor", "7"), ("worker", "command", "true")],
+    ("task", "yaml"),
+    [
+        ("upload", "nimbus: {upload: {folder: 2024}}"),
+        ("worker", "nimbus: {worker: {processor: 7}}"),
+        ("worker", "nimbus: {worker: {command: true}}"),
+        ("worker", "nimbus: {worker: {concurrency: many}}"),
+        ("worker", "nimbus: {worker: {timeout: true}}"),
+        ("worker", "nimbus: {worker: fast}"),
+        ("worker", "nimbus: [worker]"),
+        ("upload", "nimbus: 5"),
+    ],
 )
-def test_a_setting_of_the_wrong_type_is_read_as_text_or_refused_in_a_line(
-    root: Path, section: str, option: str, value: str
+def test_a_setting_that_is_none_is_refused_in_a_line_and_found_by_the_doctor(
+    root: Path, task: str, yaml: str
 ) -> None:
     write_maps(root / "2024", 1)
     assert invoke(root, "nimbus.upload", "--limit=1").returncode == 0
-    (root / "invoke.yaml").write_text(f"nimbus:\n  {section}:\n    {option}: {value}\n")
-    ran = invoke(root, f"nimbus.{section}")
-    assert "Traceback" not in ran.stderr
-    assert ran.returncode in (0, 2)
+    (root / "invoke.yaml").write_text(yaml)
+    ran = invoke(root, f"nimbus.{task}")
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
+    assert "nimbus" in ran.stderr
+    checked = invoke(root, "nimbus.doctor", "--json")
+    faults = [c for c in json.loads(checked.stdout)["checks"] if c["level"] == "error"]
+    assert (checked.returncode, [fault["name"] for fault in faults]) == (2, ["settings"])
 
 
-@pytest.mark.xfail(
-    reason="--concurrency has no upper end: 'can't start new thread', a traceback", strict=True
+@pytest.mark.parametrize(
+    "yaml", ["", "nimbus:", "nimbus: {worker: }", "nimbus: {worker: {lease: }}"]
 )
+def test_an_empty_section_sets_nothing_and_leaves_the_environment_its_say(
+    root: Path, yaml: str
+) -> None:
+    assert invoke(root, "nimbus.upload").returncode == 0
+    (root / "invoke.yaml").write_text(yaml)
+    assert invoke(root, "nimbus.worker", INVOKE_NIMBUS_WORKER_LEASE="x").returncode == 2
+    assert invoke(root, "nimbus.worker").returncode == 0
+
+
+def test_the_doctor_names_settings_that_there_are_not_and_those_that_there_are(root: Path) -> None:
+    (root / "invoke.yaml").write_text(
+        "nimbus:\n  worker: {concurency: 4, timeout: 5}\n  uplaod: {folder: content}\n"
+    )
+    ran = invoke(root, "nimbus.doctor", "--json", INVOKE_NIMBUS_MONITOR_INTERVAL="2")
+    found = [c for c in json.loads(ran.stdout)["checks"] if c["name"] == "settings"]
+    assert ran.returncode == 0
+    warnings = [c["detail"].split()[0] for c in found if c["level"] == "warning"]
+    assert warnings == ["nimbus.worker.concurency", "nimbus.uplaod"]
+    [sound] = [c["detail"] for c in found if c["level"] == "ok"]
+    assert sound.startswith("nimbus.worker.timeout, nimbus.monitor.interval set")
+
+
+def test_the_doctor_never_sends_anybody_to_the_doctor(
+    root: Path,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from nimbus_tasks.core.errors import StoreError
+
+    def fails(project: Project, **options: object) -> None:
+        raise StoreError("the store failed: Read-only", advice="Try: invoke nimbus.doctor")
+
+    project.store_path.write_bytes(b"")
+    monkeypatch.setattr(Project, "open_store", fails)
+    monkeypatch.chdir(root)
+    assert in_process("nimbus.doctor") == 5
+    shown = capsys.readouterr().out
+    assert "Read-only" in shown
+    assert "nimbus.doctor" not in shown
+
+
 def test_more_threads_than_there_can_be_are_refused(
     root: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,11 +621,6 @@ def test_more_threads_than_there_can_be_are_refused(
     assert in_process("nimbus.worker", concurrency="100000") == 2
 
 
-@pytest.mark.xfail(
-    reason="kill_all is called after crew.run() has returned, not when it raised: commands, each in"
-    " a session of its own, outlive their worker",
-    strict=True,
-)
 def test_commands_do_not_outlive_a_worker_that_has_lost_its_store(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,28 +634,19 @@ def test_commands_do_not_outlive_a_worker_that_has_lost_its_store(
         raise StoreError("the store has gone")
 
     monkeypatch.setattr(Worker, "run", lose_the_store)
-    monkeypatch.setattr(CommandProcessor, "kill_all", ended.append)
+    monkeypatch.setattr(CommandProcessor, "kill_all", lambda processor: ended.append(processor))
     monkeypatch.chdir(root)
     assert in_process("nimbus.upload") == 0
     assert in_process("nimbus.worker", command="sleep 60") == 5
     assert len(ended) == 1
 
 
-@pytest.mark.xfail(
-    reason="Console writes text to stdout with errors=replace: in the JSON of a stream that is not"
-    " UTF-8 (a pipe on Windows) names become question marks",
-    strict=True,
-)
 def test_json_is_whole_whatever_the_encoding_of_the_stream(root: Path) -> None:
     write_map(root / ".nimbus/maps", "größe–漢字.json", "{")
     ran = invoke(root, "nimbus.upload", "--json", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert [r["file"] for r in json.loads(ran.stdout)["rejected"]] == ["größe–漢字.json"]
 
 
-@pytest.mark.xfail(
-    reason="a name with bytes that are no UTF-8 ends in a UnicodeEncodeError, a traceback",
-    strict=True,
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text as Linux has them")
 def test_a_name_that_is_no_text_ends_in_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -570,15 +658,16 @@ def test_a_name_that_is_no_text_ends_in_no_traceback(
     assert in_process("nimbus.init", force=True, name=os.fsdecode(b"\xff")) in (0, 2)
 
 
-@pytest.mark.xfail(
-    reason="Command.__call__ knows BrokenPipeError and no other fault of stdout: a full disk, or a"
-    " stdout that is closed, ends in a traceback",
-    strict=True,
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
-def test_a_stdout_that_takes_nothing_ends_in_no_traceback(root: Path, redirection: str) -> None:
-    command = " ".join(invoke_command(root, "nimbus.upload", "--limit=1"))
+@pytest.mark.parametrize(
+    ("redirection", "code", "lines"),
+    [(">/dev/full", 5, 1), (">&-", 0, 0), (">&- <&-", 0, 0), (">/dev/full 2>/dev/full", 5, 0)],
+)
+@pytest.mark.parametrize("options", ["", " --json"])
+def test_a_stdout_that_takes_nothing_ends_in_no_traceback(
+    root: Path, project: Project, redirection: str, code: int, lines: int, options: str
+) -> None:
+    command = " ".join(invoke_command(root, "nimbus.upload", "nimbus.worker")) + options
     ran = subprocess.run(
         f"{command} {redirection}",
         shell=True,
@@ -587,7 +676,22 @@ def test_a_stdout_that_takes_nothing_ends_in_no_traceback(root: Path, redirectio
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "Traceback" not in ran.stderr
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (code, lines), ran.stderr
+    assert lines == 0 or "stdout: No space left" in ran.stderr
+    with project.open_store() as store:  # no descriptor of its files was taken for stdout
+        assert store.faults() == []
+
+
+def test_a_file_that_cannot_be_used_is_named_in_a_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_right(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr("nimbus_tasks.doctor.examine", no_right)
+    monkeypatch.chdir(root)
+    assert in_process("nimbus.doctor") == 5
+    assert capsys.readouterr().err == "❌ /somewhere: Permission denied\n"
 
 
 @pytest.mark.parametrize("name", ["nimbus.batch.report", "nimbus.batch.status"])
@@ -666,10 +770,6 @@ def test_a_watch_gives_its_handlers_back(root: Path, monkeypatch: pytest.MonkeyP
 C1_FREE = a_map("dist/\x9b31m\x7f\x85.html", head={"title": "\x9b2J"})
 
 
-@pytest.mark.xfail(
-    reason="ensure_ascii=False leaves U+007F to U+009F in the documents as they are",
-    strict=True,
-)
 def test_no_control_character_is_in_json_on_stdout(root: Path) -> None:
     """JSON can say each of them as an escape; a terminal obeys U+009B as it does ESC [."""
     write_map(root / ".nimbus/maps", "odd.json", C1_FREE)
@@ -679,10 +779,6 @@ def test_no_control_character_is_in_json_on_stdout(root: Path) -> None:
     assert not {c for c in ran.stdout if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) <= 0x9F}
 
 
-@pytest.mark.xfail(
-    reason="report._shown and upload's 'Made …' print the project's path without clean()",
-    strict=True,
-)
 def test_no_control_character_of_a_folders_name_reaches_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -699,10 +795,6 @@ def test_no_control_character_of_a_folders_name_reaches_a_terminal(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arguments that are no text as Linux has them")
-@pytest.mark.xfail(
-    reason="cancel does not check its reason: the store refuses it, which is exit code 5",
-    strict=True,
-)
 def test_a_reason_that_is_no_text_is_a_bad_option_and_changes_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch, project: Project
 ) -> None:
@@ -753,10 +845,6 @@ def test_documents_have_the_fields_that_scripts_rely_on(
     }  # fmt: skip
 
 
-@pytest.mark.xfail(
-    reason="Invoke drops calls that are equal (tasks.dedupe): the second nimbus.worker never runs",
-    strict=True,
-)
 def test_a_task_that_is_named_twice_in_a_chain_runs_twice(root: Path) -> None:
     """A build that tries failed pages once more, in one line."""
     (root / "flaky.py").write_text(
@@ -771,6 +859,20 @@ def test_a_task_that_is_named_twice_in_a_chain_runs_twice(root: Path) -> None:
     chain = ["nimbus.upload", *worker, "nimbus.batch.retry", *worker, "nimbus.batch.wait"]
     ran = invoke(root, *chain, "--timeout=0.2", "--json")
     assert (ran.returncode, ran.stderr.count("not yet")) == (0, 3)
+
+
+def test_a_task_that_several_have_as_pre_still_runs_once(root: Path) -> None:
+    """That is Invoke's way with what tasks depend on, and stays so."""
+    (root / "tasks.py").write_text(
+        "from invoke import Collection, call, task\nfrom nimbus_tasks import nimbus\n"
+        "from nimbus_tasks.upload import upload\nfrom nimbus_tasks.worker import worker\n\n"
+        "@task(pre=[upload, call(worker, json=True)])\ndef one(c):\n    pass\n\n"
+        "@task(pre=[upload, call(worker, json=True)])\ndef two(c):\n    pass\n\n"
+        "ns = Collection(nimbus, one, two)\n"
+    )
+    ran = invoke(root, "one", "two")
+    assert (ran.returncode, ran.stdout.count("sent"), ran.stdout.count('"done"')) == (0, 1, 1)
+    assert invoke(root, "nimbus.batch", "nimbus.batch").stdout.count("batch_2") == 2
 
 
 def test_a_settings_name_with_an_underscore_can_be_set_in_the_environment(root: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import JSON_HELP, Console, command, project_root
+from nimbus_tasks.command import JSON_HELP, Console, check_text, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import now_iso
@@ -108,6 +108,7 @@ def cancel(
         raise UsageError(
             "which batch is to be cancelled?", advice="Name it: --batch=ID, or --batch=latest."
         )
+    reason = check_text(reason, "--reason", stored=True)
     project = load_project(project_root(c))
     with project.open_store() as store:
         cancelled = cancel_batch(project, store, batch, reason=reason)

@@ -7,7 +7,6 @@ pages needs little memory and a reader never meets half a report.
 from __future__ import annotations
 
 import json as json_module
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -27,16 +26,17 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
-from nimbus_tasks.core.batches import BatchView, PageInfo
+from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.keys import last_part, logs_prefix, status_key, superseded_key
 from nimbus_tasks.core.logs import log_count
 from nimbus_tasks.core.metrics import batch_metrics
-from nimbus_tasks.core.pages import status_or_none
+from nimbus_tasks.core.pages import PageInfo, status_or_none
 from nimbus_tasks.core.project import Project, load_project, write_atomically
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
+from nimbus_tasks.ui.text import clean
 
 _PAGES_A_READ = 500
 _FAILURES_SHOWN = 20
@@ -97,7 +97,7 @@ def _rows(store: KeyValues, view: BatchView) -> Iterator[dict[str, Any]]:
     if len(found) < head.page_count:
         there = {page.page_id for page in found}
         listed = batches.load(store, head.project_id, head.batch_id).pages
-        for page_id in listed.keys() - there:
+        for page_id in sorted(listed.keys() - there):
             yield _row(PageInfo(page_id, {"status": "uploaded"}), None, 0)
 
 
@@ -161,7 +161,7 @@ def report(
         written = write_report(project, store, batch)
     if json:
         with written.path.open(encoding="utf-8") as file:
-            sys.stdout.writelines(file)
+            console.json_text(file)
     else:
         console.say(*_lines(written, console))
     if exit_status:
@@ -178,7 +178,7 @@ def _lines(written: Report, console: Console) -> list[str]:
         *metric_lines(batch_metrics(view.tally)),
         *failure_lines(view.failures, view.tally.states["failed"], style, columns, _FAILURES_SHOWN),
         "",
-        f"{style.sign('ok')} Report: {_shown(written.path)}",
+        f"{style.sign('ok')} Report: {clean(_shown(written.path))}",
     ]
 
 

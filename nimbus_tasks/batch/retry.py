@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import BATCH_HELP, JSON_HELP, Console, command, project_root
+from nimbus_tasks.command import (
+    BATCH_HELP,
+    JSON_HELP,
+    Console,
+    check_text,
+    command,
+    project_root,
+)
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
-from nimbus_tasks.core.batches import PageInfo
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError
-from nimbus_tasks.core.keys import is_id, page_id_for
+from nimbus_tasks.core.keys import page_id_for
 from nimbus_tasks.core.lifecycle import Intent, batch_status
-from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import clip_bytes
@@ -70,8 +77,10 @@ def retry_pages(
     """
     with store.snapshot() if dry_run else store.transaction() as tx:
         head = batches.find(tx, project.project_id, batch)
-        page_id = None if page is None else _page_id(project, page)
-        chosen, superseded = _choose(tx, head, page_id, code, include_cancelled)
+        infos: Iterable[PageInfo] = batches.pages_of(tx, head)
+        if page is not None:
+            infos = [_named(infos, head, page)]
+        chosen, superseded = _choose(infos, code, include_cancelled)
         if dry_run or not chosen:
             status = batch_status(head.intent, batches.fold(tx, head).counts).value
         else:
@@ -86,33 +95,34 @@ def retry_pages(
     )
 
 
-def _page_id(project: Project, page: str) -> str:
-    return page if is_id(page) else page_id_for(project.project_id, page)
+def _named(infos: Iterable[PageInfo], head: BatchHead, page: str) -> PageInfo:
+    """The page of that id or, as a path may look like one, of that path."""
+    by_path = page_id_for(head.project_id, page)
+    found = {info.page_id: info for info in infos if info.page_id in (page, by_path)}
+    if not found:
+        raise NotFoundError(
+            f"{head.batch_id} has no such page",
+            advice="Give a page id or path as nimbus.batch.report has it.",
+        )
+    return found[page] if page in found else found[by_path]
 
 
 def _choose(
-    tx: KeyValues, head: BatchHead, page_id: str | None, code: str | None, include_cancelled: bool
+    infos: Iterable[PageInfo], code: str | None, include_cancelled: bool
 ) -> tuple[list[PageInfo], int]:
     """The pages to retry, in the order of their names, and how many a later batch has now."""
     states = {"failed", "cancelled"} if include_cancelled else {"failed"}
     code = None if code is None else clip_bytes(code, CODE_BYTES)  # as the listing has it
     chosen: list[PageInfo] = []
-    superseded, is_there = 0, page_id is None
-    for info in batches.pages_of(tx, head):
-        if page_id is not None and info.page_id != page_id:
-            continue
-        is_there = True
-        if info.status["status"] not in states or code not in (None, info.status.get("code")):
+    superseded = 0
+    for info in infos:
+        its_code = info.status.get("code") or "unknown"  # which is what the figures call it
+        if info.status["status"] not in states or code not in (None, its_code):
             continue
         if info.status.get("superseded_by"):
             superseded += 1
         else:
             chosen.append(info)
-    if not is_there:
-        raise NotFoundError(
-            f"{head.batch_id} has no such page",
-            advice="Give a page id or path as nimbus.batch.report has it.",
-        )
     return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded
 
 
@@ -156,6 +166,7 @@ def retry(
 ) -> Retried:
     """Queue a batch's failed pages again."""
     console = Console(json_only=json)
+    page, error = check_text(page, "--page"), check_text(error, "--error")
     project = load_project(project_root(c))
     with project.open_store() as store:
         retried = retry_pages(

@@ -180,8 +180,11 @@ class Tally:
 
     @property
     def success_rate(self) -> float:
-        """Done pages in percent of all pages of the batch."""
-        return round(100 * self.states["done"] / self.total, 2) if self.total else 0.0
+        """Done pages in percent of all pages of the batch: 0 and 100 for none and all alone."""
+        done = self.states["done"]
+        if done in (0, self.total):
+            return 100.0 if done else 0.0
+        return min(99.99, max(0.01, round(100 * done / self.total, 2)))
 
     def timing(self) -> Timing:
         """Average, median and 95th percentile of the done pages' durations."""

@@ -55,8 +55,23 @@ def find_map_files(folder: Path) -> Iterator[Path]:
 
     Raises :class:`UsageError` where ``folder`` is none or cannot be read.
     """
+    # A stack, as folders may lie in one another deeper than calls may.
+    levels = [iter(_children(folder))]
+    while levels:
+        child = next(levels[-1], None)
+        if child is None:
+            levels.pop()
+        elif child.name.startswith("."):
+            continue
+        elif child.suffix.lower() == ".json" and (child.is_symlink() or not child.is_dir()):
+            yield child
+        elif child.is_dir() and not child.is_symlink():
+            levels.append(iter(_children(child)))
+
+
+def _children(folder: Path) -> list[Path]:
     try:
-        children = sorted(folder.iterdir())
+        return sorted(folder.iterdir())
     except NotADirectoryError:
         raise UsageError(f"{folder} is no folder", advice="Give one with --folder.") from None
     except FileNotFoundError:
@@ -65,13 +80,6 @@ def find_map_files(folder: Path) -> Iterator[Path]:
         ) from None
     except OSError as error:
         raise UsageError(f"cannot read {folder}: {error.strerror}") from error
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if child.suffix.lower() == ".json" and (child.is_symlink() or not child.is_dir()):
-            yield child
-        elif child.is_dir() and not child.is_symlink():
-            yield from find_map_files(child)
 
 
 def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
@@ -159,8 +167,10 @@ def _source_path(content: dict[str, Any]) -> str:
     if not given:
         raise RefusedMapError("names no page: it has no 'path', 'route' or 'url'")
     source_path = content[given[0]]
-    if not isinstance(source_path, str) or not source_path.strip():
+    if not isinstance(source_path, str):
         raise RefusedMapError(f"has {_kind(source_path)} for its '{given[0]}', not a text")
+    if not source_path.strip():
+        raise RefusedMapError(f"has nothing but white space for its '{given[0]}'")
     if len(source_path) > MAX_PATH_LENGTH:
         raise RefusedMapError(
             f"has a '{given[0]}' of {len(source_path)} characters; {MAX_PATH_LENGTH} are the limit"

@@ -8,22 +8,25 @@ all it has started. What it writes to stderr goes into the log, and names the er
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from nimbus_tasks.core.errors import ProcessorError
-from nimbus_tasks.core.wire import dump_json
+from nimbus_tasks.core.wire import NoJsonError, dump_json, strict_loads
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 
 #: As much of stderr as says what went wrong.
 _STDERR_KEPT = 2000
+#: What a command leaves in the background may write to the same pipes without end.
+_LAST_WORDS_SECONDS = 1.0
 
 
 class CommandProcessor:
@@ -96,16 +99,20 @@ def _communicate(
         _kill(process)
         process.wait()
         raise ProcessorError(f"took longer than {timeout:g} seconds", code="timeout") from None
-    # Something it left in the background may hold the pipes open; it does not hold us up.
+    deadline = time.monotonic() + _LAST_WORDS_SECONDS
     for thread in (out, err):
-        thread.join(timeout=1)
+        thread.take_the_rest(deadline)
     if out.too_much:
         raise ProcessorError(f"answered more than {MAX_VALUE_BYTES // 2**20} MB", code="bad_result")
     return bytes(out.kept), bytes(err.kept)
 
 
 class _Reader(threading.Thread):
-    """Reads a pipe to its end; keeps all up to ``limit``, or only the last of it."""
+    """Reads a pipe to its end; keeps all up to ``limit``, or only the last of it.
+
+    Something left in the background may hold the pipe open; it does not hold us up: what the
+    command itself wrote is in the pipe when it has ended, and is kept when the pipe is empty.
+    """
 
     def __init__(self, pipe: IO[bytes] | None, limit: int | None) -> None:
         super().__init__(daemon=True)
@@ -113,6 +120,7 @@ class _Reader(threading.Thread):
         self.too_much = False
         self._pipe = pipe
         self._limit = limit
+        self._reading = threading.Lock()
         self._on_too_much: Callable[[], None] = lambda: None
 
     def when_too_much(self, call: Callable[[], None]) -> None:
@@ -123,14 +131,39 @@ class _Reader(threading.Thread):
     def run(self) -> None:
         assert self._pipe is not None
         with self._pipe as pipe:
-            while chunk := pipe.read1(65536):  # type: ignore[attr-defined]  # a BufferedReader
-                if self._limit is not None and len(self.kept) + len(chunk) > self._limit:
-                    self.too_much = True
-                    self._on_too_much()
+            more = True
+            while more:
+                _is_readable(pipe, None)
+                with self._reading:
+                    more = self._keep(os.read(pipe.fileno(), 65536))
+
+    def take_the_rest(self, deadline: float) -> None:
+        """Return when all that the command wrote is kept; at the latest at ``deadline``."""
+        assert self._pipe is not None
+        while self.is_alive() and time.monotonic() < deadline:
+            with self._reading:
+                if not self._pipe.closed and not _is_readable(self._pipe, 0):
                     return
-                self.kept += chunk
-                if self._limit is None:
-                    del self.kept[:-_STDERR_KEPT]
+            self.join(0.01)
+
+    def _keep(self, chunk: bytes) -> bool:
+        if self._limit is not None and len(self.kept) + len(chunk) > self._limit:
+            self.too_much = True
+            self._on_too_much()
+            return False
+        self.kept += chunk
+        if self._limit is None:
+            del self.kept[:-_STDERR_KEPT]
+        return bool(chunk)
+
+
+def _is_readable(pipe: IO[bytes], seconds: float | None) -> bool:
+    """Whether something, or the end, is there to be read; ``None`` waits for it."""
+    if sys.platform == "win32":  # which cannot tell
+        return True
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def _write(pipe: IO[bytes] | None, page: bytes) -> None:
@@ -159,10 +192,11 @@ def _how_it_ended(code: int, last_words: str) -> str:
 
 def _answer(out: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(out)
-    except (ValueError, RecursionError) as error:
+        answer = strict_loads(out.decode("utf-8-sig").strip())
+    except (NoJsonError, UnicodeDecodeError) as error:
         start = out[:60].decode("utf-8", "replace")
-        raise ProcessorError(f"answered no JSON: {start!r}", code="bad_result") from error
+        why = str(error) if isinstance(error, NoJsonError) else "is not UTF-8"
+        raise ProcessorError(f"its answer {why}: {start!r}", code="bad_result") from error
     if not isinstance(answer, dict):
         raise ProcessorError("answered JSON that is no object", code="bad_result")
     return answer

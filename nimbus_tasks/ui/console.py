@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
@@ -13,6 +16,8 @@ from nimbus_tasks.ui.text import clean
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
+#: A terminal obeys U+009B as it does ESC [; a stream that is not UTF-8 has no place for the rest.
+_NOT_ASCII_TEXT = re.compile(r"[^\n -~]+")
 
 
 class Console:
@@ -33,9 +38,7 @@ class Console:
 
     def say(self, *lines: str) -> None:
         """Write lines for a person. They are clean already: see :func:`nimbus_tasks.ui.clean`."""
-        for line in lines:
-            print(self.style.plain(line), file=self._out)
-        self._out.flush()
+        _write(self._out, (self.style.plain(line) + "\n" for line in lines))
 
     def hint(self, command: str) -> None:
         """Name the command to type next: to a person at a terminal, not to a build's log."""
@@ -44,7 +47,7 @@ class Console:
 
     def note(self, line: str) -> None:
         """Write a message that is not the result, to stderr."""
-        print(self.error_style.plain(line), file=sys.stderr, flush=True)
+        _write(sys.stderr, [self.error_style.plain(line) + "\n"])
 
     def error(self, message: str, advice: str | None = None) -> None:
         """Say on stderr, in one line, what is wrong and what to do."""
@@ -56,13 +59,69 @@ class Console:
 
     def document(self, document: Any) -> None:
         """Write one JSON document to stdout."""
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        print(text.encode("utf-8", "replace").decode(), flush=True)
+        self.json_text([json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
 
     def documents(self, documents: Iterable[Any]) -> None:
         """Write JSON documents to stdout, one a line."""
         for document in documents:
-            print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+            self.json_text([json.dumps(document, ensure_ascii=False, allow_nan=False), "\n"])
+
+    def json_text(self, parts: Iterable[str]) -> None:
+        """Write to stdout what is JSON already, in ASCII: the rest as escapes."""
+        _write(sys.stdout, map(_ascii_json, parts))
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Whatever is written to stdout meanwhile goes to stderr: by ``print``, by a library below
+    Python, by a program that is started."""
+    streams = {id(stream): stream for stream in (sys.stdout, sys.__stdout__) if stream is not None}
+    with contextlib.redirect_stdout(sys.stderr):
+        _flush(streams.values())
+        try:
+            kept = os.dup(1)
+        except OSError:  # it is closed: nothing can be written to it
+            yield
+            return
+        try:
+            with contextlib.suppress(OSError):  # stderr is closed
+                os.dup2(2, 1)
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # of whoever has kept the stream that was stdout
+                _flush(streams.values())
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def open_missing_streams() -> None:
+    """Point standard streams that are closed (``>&-``) at nowhere.
+
+    Python has ``None`` for them, and the next file that is opened, a store's say, would be taken
+    for one by whatever writes to descriptor 1.
+    """
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
+
+
+def drop_stdout() -> bool:
+    """Whether stdout takes nothing any more: then what is left for it goes nowhere, as Python would
+    complain again when it flushes it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # no descriptor: a stream of whoever has called us
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        return True
+    return False
 
 
 def terminal_size(stream: TextIO) -> tuple[int, int]:
@@ -72,6 +131,36 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
         return fallback
     size = shutil.get_terminal_size(fallback)
     return max(20, size.columns), max(4, size.lines)
+
+
+def _write(stream: TextIO, parts: Iterable[str]) -> None:
+    try:
+        stream.writelines(parts)
+        stream.flush()
+    except OSError as error:
+        if error.filename is None:
+            error.filename = "stdout" if stream is sys.stdout else "stderr"
+        raise
+
+
+def _flush(streams: Iterable[TextIO]) -> None:
+    """Write out what waits in buffers, those of libraries in C as well."""
+    for stream in streams:
+        stream.flush()
+    if sys.platform != "win32":
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+
+
+def _ascii_json(text: str) -> str:
+    # Half a surrogate pair is no text to many a parser, not even as an escape: it becomes "?".
+    whole = text.encode("utf-8", "replace").decode()
+    return _NOT_ASCII_TEXT.sub(_escapes, whole)
+
+
+def _escapes(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f")
 
 
 def _make_safe(stream: TextIO) -> None:

@@ -25,6 +25,7 @@ from nimbus_tasks.core.project import (
     load_project,
     new_project,
 )
+from nimbus_tasks.init import default_name
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
@@ -75,7 +76,7 @@ def upload(
         if is_new and not dry_run:
             made = create_project(project)
             if made is project:
-                console.note(f"Made {config_path(root)} for project {project.project_id}.")
+                console.note(f"Made {clean(config_path(root))} for project {project.project_id}.")
             else:  # another upload was first; page ids depend on the project's
                 project = made
                 checked = check_folder(path, project.project_id, limit=most, progress=bar)
@@ -109,7 +110,7 @@ def _project_for_upload(root: Path) -> tuple[Project, bool]:
     """The project, and whether it is a new one that is still to be written."""
     if config_path(root).exists():
         return load_project(root), False
-    return new_project(root), True
+    return new_project(root, name=default_name(root)), True
 
 
 def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoReturn:

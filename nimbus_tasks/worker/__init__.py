@@ -7,10 +7,9 @@ page is processed in ``attempts``, what is seen meanwhile in ``display``. Here i
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from nimbus_tasks.command import (
     EXIT_STATUS_HELP,
     JSON_HELP,
     Console,
-    check_int,
-    check_seconds,
     command,
     exit_with_outcome,
     project_root,
@@ -30,9 +27,12 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
+from nimbus_tasks.core.lifecycle import batch_status
 from nimbus_tasks.core.project import load_project
+from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
+from nimbus_tasks.ui.console import stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
 from nimbus_tasks.worker.engine import (
@@ -98,26 +98,27 @@ def worker(
         return setting(c, "worker", name, given)
 
     options = Options(
-        concurrency=check_int(option("concurrency", concurrency), "--concurrency")
-        or DEFAULT_CONCURRENCY,
-        max_attempts=check_int(option("max_attempts", max_attempts), "--max-attempts")
-        or DEFAULT_MAX_ATTEMPTS,
-        timeout=check_seconds(option("timeout", timeout), "--timeout"),
-        lease_seconds=check_seconds(option("lease", lease), "--lease") or DEFAULT_LEASE_SECONDS,
+        concurrency=option("concurrency", concurrency) or DEFAULT_CONCURRENCY,
+        max_attempts=option("max_attempts", max_attempts) or DEFAULT_MAX_ATTEMPTS,
+        timeout=option("timeout", timeout),
+        lease_seconds=option("lease", lease) or DEFAULT_LEASE_SECONDS,
         forever=forever,
     )
-    process = _chosen_processor(c, processor, command, project.root, options.timeout)
-    with project.open_store() as store, WorkerDisplay(console) as display:
-        if batch is not None:
-            options = replace(
-                options, batch_id=batches.find(store, project.project_id, batch).batch_id
-            )
-        crew = Worker(store, project.project_id, process, options, display)
+    with (
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
-        with stopping_on_signals(crew), redirect_stdout(sys.stderr):
+        stdout_to_stderr(),
+        _chosen_processor(c, processor, command, project.root, options.timeout) as process,
+        project.open_store() as store,
+        WorkerDisplay(console) as display,
+    ):
+        if batch is not None:
+            head = batches.find(store, project.project_id, batch)
+            options = replace(options, batch_id=head.batch_id)
+        crew = Worker(store, project.project_id, process, options, display)
+        with stopping_on_signals(crew):
             worked = crew.run()
-    if isinstance(process, CommandProcessor):
-        process.kill_all()
+        if options.batch_id is not None:  # it may have ended before, by the hand of another
+            worked.batches[options.batch_id] = _status(store, project.project_id, options.batch_id)
     if json:
         console.document(worked.to_json())
     else:
@@ -133,17 +134,30 @@ def worker(
     return worked
 
 
+def _status(store: Store, project_id: str, batch_id: str) -> str:
+    with store.snapshot() as reading:
+        head = batches.find(reading, project_id, batch_id)
+        return batch_status(head.intent, batches.fold(reading, head).counts).value
+
+
+@contextmanager
 def _chosen_processor(
     c: Context, processor: str | None, command: str | None, root: Path, timeout: float | None
-) -> Processor:
+) -> Iterator[Processor]:
+    """The processor; commands that still run end with the worker, whatever ends that."""
     if processor is not None and command is not None:
         raise UsageError("--processor and --command exclude each other")
     # What is typed goes before what the configuration says, for both together.
-    if processor is None and command is None:
-        processor = setting(c, "worker", "processor", None)
-        command = setting(c, "worker", "command", None)
+    is_typed = processor is not None or command is not None
+    if processor is not None or not is_typed:
+        processor = setting(c, "worker", "processor", processor)
+    if command is not None or not is_typed:
+        command = setting(c, "worker", "command", command)
     if command is None:
-        return load_processor(processor or "audit")
-    if not command.strip():
-        raise UsageError("--command is empty")
-    return CommandProcessor(command, root, timeout)
+        yield load_processor(processor or "audit")
+        return
+    runs = CommandProcessor(command, root, timeout)
+    try:
+        yield runs
+    finally:
+        runs.kill_all()

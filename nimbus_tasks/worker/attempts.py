@@ -15,7 +15,7 @@ from typing import Any
 
 from nimbus_tasks.core.claims import Claim, Outcome
 from nimbus_tasks.core.clock import now_iso
-from nimbus_tasks.core.errors import ProcessorError
+from nimbus_tasks.core.errors import ProcessorError, UsageError
 from nimbus_tasks.core.logs import log_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
@@ -215,7 +215,13 @@ class AttemptPool:
 
     def _start_thread(self) -> None:
         # Daemons: one that hangs must not keep the process from ending.
-        threading.Thread(target=self._work, name="nimbus-attempt", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="nimbus-attempt", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            raise UsageError(
+                f"cannot start {self.concurrency:,} threads", advice="Give a lower --concurrency."
+            ) from error
 
     def _work(self) -> None:
         while (claim := self._todo.get()) is not None:
@@ -232,7 +238,7 @@ def _changes(value: object) -> int:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         raise ProcessorError(
-            f"'changes' is {str(value)[:40]!r}, not a count of changes", code="bad_result"
+            f"'changes' is {_text(value, 40)!r}, not a count of changes", code="bad_result"
         )
     return value
 
@@ -243,7 +249,7 @@ def _confidence(value: object) -> float | None:
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if not usable:
         raise ProcessorError(
-            f"'confidence' is {str(value)[:40]!r}, not a number from 0 to 1", code="bad_result"
+            f"'confidence' is {_text(value, 40)!r}, not a number from 0 to 1", code="bad_result"
         )
     return round(float(str(value)), 4)
 

@@ -49,13 +49,16 @@ def test_every_page_of_the_batch_counts_in_the_success_rate(
     assert 4 <= done < 10
 
 
-@pytest.mark.xfail(
-    reason="Tally.success_rate rounds to two places: 99,999 of 100,000 are 100%, one is 0%",
-    strict=True,
-)
 @pytest.mark.parametrize(("done", "failed"), [(99_999, 1), (1, 99_999)])
 def test_no_rate_is_rounded_to_all_or_to_nothing(done: int, failed: int) -> None:
     assert 0 < batch_metrics(tally(done, failed)).success_rate < 100
+
+
+@pytest.mark.parametrize(
+    ("done", "failed", "rate"), [(0, 0, 0), (0, 3, 0), (3, 0, 100), (1, 2, 33.33), (2, 1, 66.67)]
+)
+def test_a_rate_is_in_percent_of_all_pages(done: int, failed: int, rate: float) -> None:
+    assert batch_metrics(tally(done, failed)).success_rate == rate
 
 
 def test_confidence_is_the_mean_of_the_pages_that_state_one(

@@ -140,10 +140,6 @@ def test_pages_that_were_listed_and_never_sent_are_in_the_report(
     assert len({page["page_id"] for page in written["pages"]}) == 10
 
 
-@pytest.mark.xfail(
-    reason="report._rows goes through a set of page ids: another order in every process",
-    strict=True,
-)
 def test_pages_that_were_never_sent_have_their_order_too(
     project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

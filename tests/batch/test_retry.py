@@ -89,12 +89,6 @@ def failed_pages(project: Project, store: Store, *paths: str, code: str = "broke
     return batch_id
 
 
-ID_LIKE = pytest.mark.xfail(
-    reason="retry._page_id takes whatever could be an id for one, and never looks for such a path",
-    strict=True,
-)
-
-
 def test_a_dry_run_writes_not_a_byte(project: Project, store: Store) -> None:
     failed_pages(project, store, "a.html", "b.html")
     before = every_key(store)
@@ -158,8 +152,8 @@ def test_a_page_and_a_code_choose_together(project: Project, store: Store) -> No
         "a b",
         "über/uns",
         "x:y",
-        pytest.param("about", marks=ID_LIKE),
-        pytest.param("page_000000000000", marks=ID_LIKE),
+        "about",
+        "page_000000000000",
     ],
 )
 def test_a_page_is_found_by_its_path_whatever_that_looks_like(
@@ -170,6 +164,12 @@ def test_a_page_is_found_by_its_path_whatever_that_looks_like(
     assert retry_pages(project, store, page=path).requeued == expected
 
 
+def test_an_id_goes_before_a_path_that_looks_like_it(project: Project, store: Store) -> None:
+    page_id = page_id_for(project.project_id, "a.html")
+    failed_pages(project, store, "a.html", page_id)
+    assert retry_pages(project, store, page=page_id).names == ["a.html"]
+
+
 @pytest.mark.parametrize("code", ["x" * 80, "überlastet-überlastet"], ids=["long", "not ASCII"])
 def test_pages_are_found_by_the_whole_code_that_the_processor_gave(
     project: Project, store: Store, code: str
@@ -178,10 +178,6 @@ def test_pages_are_found_by_the_whole_code_that_the_processor_gave(
     assert len(retry_pages(project, store, code=code).requeued) == 1
 
 
-@pytest.mark.xfail(
-    reason="Tally.add calls a missing code 'unknown', retry._choose compares it with None",
-    strict=True,
-)
 def test_a_page_without_a_code_is_retried_by_the_name_that_the_figures_give_it(
     project: Project, store: Store
 ) -> None:

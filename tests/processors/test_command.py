@@ -109,6 +109,51 @@ def test_what_it_says_on_stderr_is_a_step_of_its_log(tmp_path: Path) -> None:
     assert steps[-1] == ("command", 100, "used 12 tokens")
 
 
+@pytest.mark.parametrize("answer", [b'\xef\xbb\xbf{"changes": 1}\r\n', b' \n{"changes": 1}\n\n'])
+def test_an_answer_may_have_a_byte_order_mark_and_white_space(
+    tmp_path: Path, answer: bytes
+) -> None:
+    (tmp_path / "answer").write_bytes(answer)
+    assert run("cat answer", tmp_path) == {"changes": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"{'a': 1}", "is no JSON"),
+        (b'{"a": NaN}', "holds NaN"),
+        (b'{"a": "\xff"}', "is not UTF-8"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "thousands of digits"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_an_answer_that_no_store_can_hold_is_refused_for_what_it_is(
+    tmp_path: Path, answer: bytes, why: str
+) -> None:
+    (tmp_path / "answer").write_bytes(answer)
+    error = failure("cat answer", tmp_path)
+    assert error.code == "bad_result"
+    assert why in str(error)
+
+
+def test_what_is_left_in_the_background_holds_no_page_up(tmp_path: Path) -> None:
+    """It has the pipes; the command has ended, and all that it said is there."""
+    begun = time.monotonic()
+    big = "x" * 300_000
+    (tmp_path / "answer").write_text(json.dumps({"optimization": big}))
+    answer = run("sleep 5 & cat answer", tmp_path, timeout=3)
+    assert answer == {"optimization": big}
+    assert time.monotonic() - begun < 1.5
+
+
+def test_what_writes_on_in_the_background_holds_no_page_up_for_long(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert run("(timeout 4 yes >&2) & echo '{}'", tmp_path) == {}
+    assert time.monotonic() - begun < 3
+
+
 def test_a_processor_is_named_by_module_and_function() -> None:
     assert load_processor("audit") is audit
     assert load_processor("json:dumps").__name__ == json.dumps.__name__

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 
-from nimbus_tasks.ui.console import DEFAULT_COLUMNS, Console, terminal_size
+from nimbus_tasks.ui.console import DEFAULT_COLUMNS, Console, stdout_to_stderr, terminal_size
 from tests.ui.terminal import FakeTerminal
 
 
@@ -221,3 +224,68 @@ def test_a_terminal_that_is_no_size_at_all_still_has_some_room(
     monkeypatch.setenv("LINES", "1")
 
     assert terminal_size(FakeTerminal()) == (20, 4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_json_is_ascii_without_controls_and_the_same_everywhere(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    streams = Streams(monkeypatch, encoding)
+    document = {"größe": '漢字 \U0001f4e6 \x9b31m \x7f \x85 \u2028 \\ " \t'}
+    Console(json_only=True).document(document)
+
+    assert json.loads(streams.out) == document
+    assert all(" " <= char <= "~" or char == "\n" for char in streams.out)
+
+
+def test_what_is_json_already_is_written_in_ascii_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    Console(json_only=True).json_text(['{"a": "', "é\x9b", '"}\n'])
+
+    assert streams.out == '{"a": "\\u00e9\\u009b"}\n'
+
+
+def test_a_stream_that_takes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(OSError, match=r"No space left.*'stdout'"):
+        Console().say("text")
+    with pytest.raises(OSError, match=r"No space left.*'stdout'"):
+        Console(json_only=True).document({})
+
+
+def test_what_would_go_to_stdout_goes_to_stderr_and_only_meanwhile(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def write(word: str) -> None:
+        print(word, "print", flush=True)
+        os.write(1, f"{word} descriptor\n".encode())
+        subprocess.run([sys.executable, "-c", f"print('{word} program')"], check=True)
+
+    write("before")
+    with stdout_to_stderr():
+        write("meanwhile")
+    write("after")
+    out, err = capfd.readouterr()
+
+    ways = ("print", "descriptor", "program")
+    assert out.splitlines() == [f"{word} {way}" for word in ("before", "after") for way in ways]
+    assert err.splitlines() == [f"meanwhile {way}" for way in ways]
+
+
+def test_a_stdout_without_a_descriptor_will_do(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", plain)
+    with contextlib.suppress(KeyError), stdout_to_stderr():
+        print("meanwhile")
+        os.write(1, b"too\n")
+        raise KeyError
+    print("after")
+
+    assert plain.getvalue() == "after\n"
+    assert capfd.readouterr() == ("", "meanwhile\ntoo\n")

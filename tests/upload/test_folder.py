@@ -185,9 +185,6 @@ def test_a_folder_that_is_called_like_a_map_is_searched(tmp_path: Path) -> None:
     assert [m.file for m in check(tmp_path).maps] == ["Upper.JSON", "old.json/a.json"]
 
 
-@pytest.mark.xfail(
-    reason="find_map_files calls itself for each folder: RecursionError, a traceback", strict=True
-)
 def test_folders_may_lie_deep_in_one_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +204,6 @@ def test_folders_may_lie_deep_in_one_another(
             Path("d").rmdir()
 
 
-@pytest.mark.xfail(reason="it is said to be 'a text for its path, not a text'", strict=True)
 def test_a_path_of_spaces_is_refused_for_what_it_is(tmp_path: Path) -> None:
     write_map(tmp_path, "a.json", a_map("  "))
     assert "not a text" not in reasons(tmp_path)["a.json"]

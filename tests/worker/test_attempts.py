@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.core.claims import Claim, Outcome
-from nimbus_tasks.core.errors import ProcessorError
+from nimbus_tasks.core.errors import ProcessorError, UsageError
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.core.wire import dump_json
 from nimbus_tasks.kv.store import Entry
@@ -233,11 +233,17 @@ def test_whatever_is_raised_the_page_has_an_outcome(error: BaseException) -> Non
     assert outcome.code == type(error).__name__
 
 
-@pytest.mark.xfail(
-    reason="_changes and _confidence put the number into their message with str(), which refuses"
-    " more than 4,300 digits: the page fails with the code ValueError",
-    strict=True,
-)
+def test_threads_that_cannot_be_started_are_the_fault_of_an_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(UsageError, match="cannot start 8 threads"):
+        AttemptPool(lambda page, progress: {}, 8, 1, None)
+
+
 @pytest.mark.parametrize("name", ["changes", "confidence"])
 def test_a_number_of_thousands_of_digits_is_no_result(name: str) -> None:
     assert run({name: 10**5000}).code == "bad_result"

@@ -126,7 +126,7 @@ def _project(root: Path) -> Iterator[Check]:
         f"{config_path(root)}: project {project.project_id}, store {project.store}",
     )  # fmt: skip
     yield _folder(project)
-    yield from _store(project)
+    yield from _cloudflare(project) if project.store == "cloudflare" else _embedded(project)
 
 
 def _folder(project: Project) -> Check:
@@ -151,7 +151,7 @@ def _folder(project: Project) -> Check:
     return Check("folder", "ok", f"{project.folder} can be written, {size(free)} free")
 
 
-def _store(project: Project) -> Iterator[Check]:
+def _embedded(project: Project) -> Iterator[Check]:
     from nimbus_tasks.kv import health
 
     path, version = project.store_path, health.sqlite_version()
@@ -162,6 +162,27 @@ def _store(project: Project) -> Iterator[Check]:
     if not path.exists():
         yield Check("store", "ok", f"no store yet; the first upload makes {path}")
         return
+    yield from _records(project, f"{path}, {size(path.stat().st_size)}")
+
+
+def _cloudflare(project: Project) -> Iterator[Check]:
+    from nimbus_tasks.kv.cloudflare import open_client
+    from nimbus_tasks.kv.cloudflare.checkup import check_up
+
+    try:
+        with open_client(project.cloudflare, os.environ) as client:
+            for step in check_up(client, project.project_id):
+                level = "warning" if step.lags else "ok"
+                advice = "Reads of KV lag by a minute or so." if step.lags else None
+                yield Check(step.name, level, step.detail, advice)
+    except NimbusError as error:
+        yield Check("cloudflare", "error", error.message, error.advice, error.exit_code)
+        return
+    yield from _records(project, f"namespace {project.cloudflare.get('namespace_id')}")
+
+
+def _records(project: Project, where: str) -> Iterator[Check]:
+    """What the store holds, and whether it is sound."""
     try:
         with project.open_store() as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
@@ -179,8 +200,8 @@ def _store(project: Project) -> Iterator[Check]:
         advice = "Move it to a local disk and upload again, or restore a backup."
         yield Check("store", "error", "; ".join(faults), advice, StoreError.exit_code)
         return
-    found = f"{path}, {size(path.stat().st_size)}: {len(heads):,} batches, {pages(queued)} queued"
-    yield Check("store", "ok", found)
+    some = "1 batch" if len(heads) == 1 else f"{len(heads):,} batches"
+    yield Check("store", "ok", f"{where}: {some}, {pages(queued)} queued")
     if stalled:
         yield Check(
             "claims",

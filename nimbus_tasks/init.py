@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from nimbus_tasks.core.project import (
     new_project,
     save_project,
 )
+from nimbus_tasks.kv.cloudflare import check_config
 from nimbus_tasks.ui.text import clean
 
 MAX_NAME_LENGTH = 200
@@ -44,12 +47,15 @@ def init_project(
     project_id: str | None = None,
     store: str | None = None,
     queue: str | None = None,
+    cloudflare: Mapping[str, str | None] | None = None,
     force: bool = False,
 ) -> Initialised:
     """Write the configuration of a project in ``root``.
 
-    Raises :class:`UsageError` where there is one already, or for a bad option. With ``force``, what
-    is not given stays as it was, as far as the old one can be read: its id is what finds the pages.
+    ``cloudflare`` has ``account_id``, ``namespace_id`` and ``api_base``, each as far as it is
+    given. Raises :class:`UsageError` where there is a project already, or for a bad option. With
+    ``force``, what is not given stays as it was, as far as the old one can be read: its id is what
+    finds the pages.
     """
     path = config_path(root)
     if path.exists() and not force:
@@ -68,22 +74,26 @@ def init_project(
     if project_id is not None:
         check_id(project_id, "project id")
     old = _old_project(root)
-    project = new_project(root, name=name or default_name(root), project_id=project_id)
+    project = new_project(root, name=name, project_id=project_id)
     if old is not None:
         project = replace(
-            project,
+            old,
             project_id=project_id or old.project_id,
             name=name or old.name,
             created=old.created or project.created,
-            extra=old.extra,
         )
+    project = replace(project, store=store or project.store, queue=queue or project.queue)
+    given = {key: value for key, value in (cloudflare or {}).items() if value is not None}
+    if given and project.store != "cloudflare":
+        raise UsageError(
+            f"--{next(iter(given)).replace('_', '-')} is of no use to the store {project.store}",
+            advice="Give --store=cloudflare with it.",
+        )
+    project = replace(project, cloudflare={**project.cloudflare, **given})
+    if project.store == "cloudflare":
+        check_config(project.cloudflare, os.environ)
     save_project(project)
     return Initialised(project, path)
-
-
-def default_name(root: Path) -> str:
-    """A project is called like its folder, whose name need not be text."""
-    return root.name.encode("utf-8", "replace").decode()
 
 
 def _old_project(root: Path) -> Project | None:
@@ -99,6 +109,9 @@ def _old_project(root: Path) -> Project | None:
         "project-id": "its id in the store's keys (default: a new one)",
         "store": f"where pages are kept: {' or '.join(STORES)} (default: sqlite)",
         "queue": f"how the queue is kept: {' or '.join(QUEUES)} (default: keys)",
+        "namespace-id": "Cloudflare: the id of the KV namespace",
+        "account-id": "Cloudflare: the account (default: CLOUDFLARE_ACCOUNT_ID)",
+        "api-base": "Cloudflare: another API prefix, as that of wrangler's local server",
         "force": "write the configuration anew where there is one",
         "json": JSON_HELP,
     }
@@ -109,13 +122,26 @@ def init(
     project_id: str | None = None,
     store: str | None = None,
     queue: str | None = None,
+    namespace_id: str | None = None,
+    account_id: str | None = None,
+    api_base: str | None = None,
     force: bool = False,
     json: bool = False,
 ) -> Initialised:
     """Write the project's configuration."""
     console = Console(json_only=json)
+    cloudflare = {"namespace_id": namespace_id, "account_id": account_id, "api_base": api_base}
     made = init_project(
-        project_root(c), name=name, project_id=project_id, store=store, queue=queue, force=force
+        project_root(c),
+        name=name,
+        project_id=project_id,
+        store=store,
+        queue=queue,
+        cloudflare={
+            key: check_text(value, f"--{key.replace('_', '-')}", stored=True)
+            for key, value in cloudflare.items()
+        },
+        force=force,
     )
     if json:
         console.document(made.to_json())
@@ -124,6 +150,10 @@ def init(
         console.say(
             f"{style.sign('ok')} {clean(made.path)}",
             f"   project {style.bold(made.project.project_id)}, {clean(made.project.name)}",
-            style.dim("   next: put content maps into .nimbus/maps and run: invoke nimbus.upload"),
+            style.dim(
+                "   next: invoke nimbus.doctor"
+                if made.project.store == "cloudflare"
+                else "   next: put content maps into .nimbus/maps and run: invoke nimbus.upload"
+            ),
         )
     return made

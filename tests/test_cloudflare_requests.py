@@ -23,6 +23,7 @@ from nimbus_tasks.core.keys import last_part, page_id_for, queue_prefix
 from nimbus_tasks.core.pages import read_statuses, status_entries
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from nimbus_tasks.upload.preflight import upload_cost
 from tests.factories import a_map, upload
 from tests.kv.kv_server import KVServer
 
@@ -112,8 +113,12 @@ def test_requests(
     assert (tmp_path / "maps" / "00007.json").stat().st_size >= 8 * 1024
     counted = {}
     with (command := Requests(project, server)) as store:
-        assert upload(project, store, tmp_path / "maps").uploaded == pages
+        sent = upload(project, store, tmp_path / "maps")
+        assert sent.uploaded == pages
     counted["upload"] = command
+    foreseen = upload_cost(pages, sent.bytes)
+    assert command.count <= foreseen.requests <= command.count + 3 + pages // 1000
+    assert foreseen.writes == 3 * pages + 2
     with project.open_store() as store:
         fail(project, store, 100)
     # Another directory, which has no memory of what was written here.

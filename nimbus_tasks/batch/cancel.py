@@ -110,7 +110,7 @@ def cancel(
         )
     reason = check_text(reason, "--reason", stored=True)
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         cancelled = cancel_batch(project, store, batch, reason=reason)
     if json:
         console.document(cancelled.to_json())

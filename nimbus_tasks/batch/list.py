@@ -100,7 +100,7 @@ def list_(
         raise UsageError(f"no such status: {status[:40]!r}", advice=f"One of {', '.join(known)}.")
     most = check_int(limit, "--limit")
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         rows = list_batches(project, store, status=status, limit=most)
     if json:
         console.document({"batches": [row.to_json() for row in rows]})

@@ -56,7 +56,7 @@ def metrics(
     """Show a batch's success rate and times."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         measured = measure_batch(project, store, batch)
     if json:
         console.document(measured.to_json())

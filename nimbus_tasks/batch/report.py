@@ -157,7 +157,7 @@ def report(
     """Write a batch's report; show its summary."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         written = write_report(project, store, batch)
     if json:
         with written.path.open(encoding="utf-8") as file:

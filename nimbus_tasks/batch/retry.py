@@ -168,7 +168,7 @@ def retry(
     console = Console(json_only=json)
     page, error = check_text(page, "--page"), check_text(error, "--error")
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         retried = retry_pages(
             project,
             store,

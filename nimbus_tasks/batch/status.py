@@ -48,7 +48,7 @@ def status(
     """Show where a batch stands."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         if batch is None:
             rows = list_batches(project, store)
             if json:

@@ -317,7 +317,7 @@ def verify(
     """Find, and mend, what is stuck or lost."""
     console = Console(json_only=json)
     project = load_project(project_root(c))
-    with project.open_store() as store:
+    with project.open_store(tell=console.note) as store:
         verified = verify_batch(project, store, batch, repair=repair)
     if json:
         console.document(verified.to_json())

@@ -112,8 +112,9 @@ def config_path(root: Path) -> Path:
 
 
 def new_project(root: Path, *, name: str | None = None, project_id: str | None = None) -> Project:
-    """A project of the embedded store, not yet written."""
-    return Project(root, project_id or new_project_id(), name or root.name or "project", now_iso())
+    """A project of the embedded store, not yet written: called like its folder, if not named."""
+    folder = root.name.encode("utf-8", "replace").decode()  # a folder's name need not be text
+    return Project(root, project_id or new_project_id(), name or folder or "project", now_iso())
 
 
 def load_project(root: Path) -> Project:

@@ -25,12 +25,12 @@ from nimbus_tasks.core.project import (
     load_project,
     new_project,
 )
-from nimbus_tasks.init import default_name
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip
 from nimbus_tasks.upload.folder import Checked, Rejected, check_folder
+from nimbus_tasks.upload.preflight import FREE_WRITES_A_DAY, Cost, upload_cost
 from nimbus_tasks.upload.sending import Uploaded, upload_maps
 
 DEFAULT_FOLDER = ".nimbus/maps"
@@ -82,8 +82,9 @@ def upload(
                 checked = check_folder(path, project.project_id, limit=most, progress=bar)
         with ExitStack() as stack:
             store = None
-            if not dry_run or project.store_path.exists():
-                store = stack.enter_context(project.open_store(create=not dry_run))
+            if not dry_run or project.has_store:
+                opened = project.open_store(create=not dry_run, tell=bar.write)
+                store = stack.enter_context(opened)
             outcome = upload_maps(
                 project,
                 store,
@@ -94,10 +95,18 @@ def upload(
                 dry_run=dry_run,
                 progress=bar,
             )
+    cost = None
+    if dry_run and project.store == "cloudflare":
+        sent, taken = outcome.uploaded, outcome.taken_over
+        cost = upload_cost(sent, outcome.bytes, taken_over=taken, queue=project.queue)
     if json:
-        console.document(outcome.to_json())
+        console.document(outcome.to_json() | ({"cloudflare": cost.to_json()} if cost else {}))
     else:
-        console.say(*_lines(outcome, console.style))
+        if outcome.resumed:
+            console.say(
+                f"{console.style.sign('uploading')} Goes on with an upload that was cut off"
+            )
+        console.say(*_lines(outcome, console.style), *(_cost_lines(cost) if cost else ()))
         if outcome.uploaded and not dry_run:
             console.hint("invoke nimbus.worker")
     _show_rejected(console, outcome.checked.rejected)
@@ -110,7 +119,7 @@ def _project_for_upload(root: Path) -> tuple[Project, bool]:
     """The project, and whether it is a new one that is still to be written."""
     if config_path(root).exists():
         return load_project(root), False
-    return new_project(root, name=default_name(root)), True
+    return new_project(root), True
 
 
 def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoReturn:
@@ -141,6 +150,7 @@ def _lines(outcome: Uploaded, style: Style) -> list[str]:
     for count, what in (
         (outcome.skipped, "already there with the same content, not sent"),
         (outcome.taken_over, "taken over from an earlier batch"),
+        (outcome.elsewhere, "in a later batch now; they stay there"),
         (outcome.dropped, "of the batch no longer in the folder and never sent; left out"),
         (len(outcome.checked.listings), "is the scan's listing, no page"),
         (len(outcome.checked.rejected), "refused"),
@@ -148,6 +158,18 @@ def _lines(outcome: Uploaded, style: Style) -> list[str]:
         if count:
             lines.append(f"   {count:,} {what}")
     return lines
+
+
+def _cost_lines(cost: Cost) -> list[str]:
+    """What it takes on Cloudflare, and how that stands to a plan."""
+    price = f"${cost.paid_usd:.2f}" if cost.paid_usd >= 0.01 else "less than $0.01"
+    return [
+        f"   Cloudflare: {cost.writes:,} KV writes in about {cost.requests:,} requests,"
+        f" and up to {cost.work_writes:,} writes more to work on the pages",
+        f"   free plan ({FREE_WRITES_A_DAY:,} writes a day): {cost.writes / FREE_WRITES_A_DAY:,.2g}"
+        f" days to send, {cost.free_days:,.2g} with the work",
+        f"   paid plan ($5 a million writes): {price} with the work",
+    ]
 
 
 def _show_rejected(console: Console, rejected: Sequence[Rejected]) -> None:

@@ -34,6 +34,17 @@ class Plan:
         listed = batches.load(store, self.head.project_id, self.head.batch_id).pages
         return len(listed.keys() | {content_map.page_id for content_map in self.wanted})
 
+    def taken_over(self, store: Store | None, project_id: str) -> int:
+        """How many of the pages are in another batch, which loses them."""
+        if store is None:
+            return 0
+        wanted = {content_map.page_id for content_map in self.wanted}
+        own = ("", None if self.head is None else self.head.batch_id)
+        return sum(
+            page.page_id in wanted and page.status["batch_id"] not in own
+            for page in list_pages(store, project_id)
+        )
+
 
 def plan_upload(
     project: Project,

@@ -128,7 +128,8 @@ def upload_maps(
         dry_run=dry_run,
     )
     if dry_run or store is None:
-        return replace(outcome, page_count=plan.pages_after(store))
+        taken_over = plan.taken_over(store, project.project_id)
+        return replace(outcome, page_count=plan.pages_after(store), taken_over=taken_over)
     if not wanted and head is None:
         return outcome
     if not wanted and head is not None and head.intent != Intent.UPLOAD:

@@ -108,8 +108,8 @@ def worker(
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
         stdout_to_stderr(),
         _chosen_processor(c, processor, command, project.root, options.timeout) as process,
-        project.open_store() as store,
         WorkerDisplay(console) as display,
+        project.open_store(tell=display.write) as store,
     ):
         if batch is not None:
             head = batches.find(store, project.project_id, batch)

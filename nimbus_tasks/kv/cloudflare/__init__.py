@@ -62,13 +62,21 @@ def open_client(
     return KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
 
 
+def check_config(config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Raises :class:`UsageError` where a configuration names no namespace or no account."""
+    from nimbus_tasks.kv.cloudflare.transport import checked_address
+
+    checked_namespace(config)
+    checked_address(api_prefix(config, environment))
+
+
 def checked_namespace(config: Mapping[str, Any]) -> str:
     """The id of the KV namespace. Raises :class:`UsageError`."""
     namespace = config.get("namespace_id")
     if not isinstance(namespace, str) or not _ID.fullmatch(namespace):
         raise UsageError(
             f"'cloudflare.namespace_id' is missing from {_CONFIG}, or is no id",
-            advice="Put the id there that 'wrangler kv namespace list' shows.",
+            advice="Give nimbus.init --namespace-id=ID, as 'wrangler kv namespace list' shows it.",
         )
     return namespace
 

@@ -1,0 +1,73 @@
+"""What an upload to Cloudflare will cost, said before anything is sent.
+
+Pure. Source of the figures: Cloudflare's limits and prices of Workers KV, November 2026.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from nimbus_tasks.upload.sending import CHUNK_BYTES, CHUNK_PAGES
+
+#: The free plan's day.
+FREE_WRITES_A_DAY = 1000
+FREE_BYTES = 1_000_000_000
+#: The paid plan: 5 USD a million writes, beyond those that it includes each month.
+PAID_USD_A_WRITE = 5 / 1_000_000
+#: Content, status and queue item; then claim, outcome, log and content with its optimization.
+WRITES_A_PAGE_SENT, WRITES_A_PAGE_WORKED = 3, 4
+#: JSON within JSON: what quotation marks and metadata add, at the most that real pages need.
+_BYTES_AS_SENT = 1.25
+_MAX_BODY_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``writes`` and ``requests`` of the upload; ``work_writes`` of working on its pages after it,
+    at the most. ``free_days``: how many days of the free plan's writes both are."""
+
+    pages: int
+    bytes: int
+    writes: int
+    requests: int
+    work_writes: int
+
+    @property
+    def free_days(self) -> float:
+        """Days of the free plan's writes that upload and work take."""
+        return (self.writes + self.work_writes) / FREE_WRITES_A_DAY
+
+    @property
+    def paid_usd(self) -> float:
+        """US dollars that the writes of upload and work are on the paid plan."""
+        return (self.writes + self.work_writes) * PAID_USD_A_WRITE
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` adds to the document of a dry run."""
+        return {
+            "writes": self.writes,
+            "requests": self.requests,
+            "work_writes": self.work_writes,
+            "free_days": round(self.free_days, 3),
+            "paid_usd": round(self.paid_usd, 4),
+        }
+
+
+def upload_cost(pages: int, size: int, *, taken_over: int = 0, queue: str = "keys") -> Cost:
+    """The cost of sending ``pages`` of ``size`` bytes in all, of which ``taken_over`` are in an
+    earlier batch; ``queue`` is the layout of the queue."""
+    if not pages:
+        return Cost(0, 0, 0, 4, 0)
+    chunks = max(ceil(pages / CHUNK_PAGES), ceil(size / CHUNK_BYTES))
+    bodies = max(chunks, ceil(size * _BYTES_AS_SENT / _MAX_BODY_BYTES))
+    # One document is written anew with each chunk, instead of an item a page.
+    queue_writes = chunks if queue == "document" else pages
+    return Cost(
+        pages=pages,
+        bytes=size,
+        writes=2 * pages + queue_writes + taken_over + 2,
+        requests=6 + bodies + 3 * chunks + ceil(taken_over / 100) + ceil(pages / 1000),
+        work_writes=WRITES_A_PAGE_WORKED * pages,
+    )

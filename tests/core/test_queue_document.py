@@ -18,7 +18,7 @@ from nimbus_tasks.kv.store import Entry, Store
 
 pytest.register_assert_rewrite("tests.kv.store_suite")
 
-from tests.kv.store_suite import Reopen, StoreSuite  # noqa: E402
+from tests.kv.store_suite import IsolatedStoreSuite, Reopen  # noqa: E402
 
 PROJECT, BATCH = "proj_0123456789ab", "batch_20261124_081302"
 
@@ -34,7 +34,7 @@ def store(path: Path) -> Iterator[Store]:
         yield opened
 
 
-class TestSuite(StoreSuite):
+class TestSuite(IsolatedStoreSuite):
     """Whatever is no queue item is the real store's affair."""
 
     @pytest.fixture

@@ -1,15 +1,14 @@
 """What every store must do; a store's own test module subclasses :class:`StoreSuite`.
 
 A subclass gives two fixtures: ``store``, open and empty, and ``reopen``, which opens another handle
-on the same data, as another process would have it. Where a store has no transactions
-(``atomic = False``), what only transactions can give is skipped.
+on the same data, as another process would have it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -86,16 +85,6 @@ def metadata_of(size: int) -> dict[str, str]:
 
 class StoreSuite:
     """The tests. Their store is a fixture of the subclass."""
-
-    #: Whether a transaction happens as a whole or not at all, and nobody sees the middle of it.
-    atomic: ClassVar[bool] = True
-
-    @pytest.fixture
-    def atomic_store(self, store: Store) -> Store:
-        """The store, if it has transactions that are some."""
-        if not self.atomic:
-            pytest.skip("this store has no atomic transactions")
-        return store
 
     # --- reading and writing ---
 
@@ -406,12 +395,12 @@ class StoreSuite:
             store.put("a\ud83d", "1")
         assert keys(store, "a") == []
 
-    def test_a_write_with_one_entry_that_is_refused_writes_none(self, atomic_store: Store) -> None:
+    def test_a_write_with_one_entry_that_is_refused_writes_none(self, store: Store) -> None:
         with pytest.raises(StoreError):
-            fill(atomic_store, "a", "k" * (MAX_KEY_BYTES + 1), "b")
+            fill(store, "a", "k" * (MAX_KEY_BYTES + 1), "b")
 
-        assert keys(atomic_store, "a") == []
-        assert keys(atomic_store, "b") == []
+        assert keys(store, "a") == []
+        assert keys(store, "b") == []
 
     # --- transactions ---
 
@@ -451,9 +440,8 @@ class StoreSuite:
 
     @pytest.mark.parametrize("broken", [BrokenOffError, KeyboardInterrupt, GeneratorExit])
     def test_a_transaction_that_is_broken_off_leaves_everything_as_it_was(
-        self, atomic_store: Store, reopen: Reopen, broken: type[BaseException]
+        self, store: Store, reopen: Reopen, broken: type[BaseException]
     ) -> None:
-        store = atomic_store
         store.put_many([Entry("a", "1", {"n": 1}), Entry("b", "1")])
 
         with broken_off(store, broken) as tx:
@@ -466,19 +454,17 @@ class StoreSuite:
             assert keys(handle, "b") == ["b"]
             assert handle.get("c") is None
 
-    def test_after_a_transaction_that_was_broken_off_the_next_one_works(
-        self, atomic_store: Store
-    ) -> None:
-        with broken_off(atomic_store) as tx:
+    def test_after_a_transaction_that_was_broken_off_the_next_one_works(self, store: Store) -> None:
+        with broken_off(store) as tx:
             tx.put("a", "1")
-        with atomic_store.transaction() as tx:
+        with store.transaction() as tx:
             tx.put("b", "2")
 
-        assert atomic_store.get_many(["a", "b"]) == {"b": Entry("b", "2")}
+        assert store.get_many(["a", "b"]) == {"b": Entry("b", "2")}
 
-    def test_a_transaction_sees_its_own_writes(self, atomic_store: Store) -> None:
-        fill(atomic_store, "old", "k:3")
-        with atomic_store.transaction() as tx:
+    def test_a_transaction_sees_its_own_writes(self, store: Store) -> None:
+        fill(store, "old", "k:3")
+        with store.transaction() as tx:
             tx.put("k:1", "1", {"n": 1})
             tx.put("k:2", "2")
             tx.delete_many(["old", "k:2"])
@@ -489,11 +475,11 @@ class StoreSuite:
             assert keys(tx, "k:") == ["k:1", "k:3"]
 
     def test_nobody_else_sees_a_transaction_before_its_end(
-        self, atomic_store: Store, reopen: Reopen
+        self, store: Store, reopen: Reopen
     ) -> None:
-        fill(atomic_store, "k:a")
+        fill(store, "k:a")
         other = reopen()
-        with atomic_store.transaction() as tx:
+        with store.transaction() as tx:
             tx.put("k:b", "1")
             tx.delete_many(["k:a"])
             assert keys(other, "k:") == ["k:a"]
@@ -501,9 +487,9 @@ class StoreSuite:
         assert keys(other, "k:") == ["k:b"]
 
     def test_a_write_through_the_store_belongs_to_its_transaction(
-        self, atomic_store: Store, reopen: Reopen
+        self, store: Store, reopen: Reopen
     ) -> None:
-        store, other = atomic_store, reopen()
+        other = reopen()
         with broken_off(store):
             store.put("k:a", "1")
             store.put_many([Entry("k:b", "1")])
@@ -513,9 +499,9 @@ class StoreSuite:
         assert keys(store, "k:") == []
 
     def test_a_transaction_within_one_that_is_broken_off_goes_with_it(
-        self, atomic_store: Store, reopen: Reopen
+        self, store: Store, reopen: Reopen
     ) -> None:
-        store, other = atomic_store, reopen()
+        other = reopen()
         with broken_off(store):
             with store.transaction() as inner:
                 inner.put("k:a", "1")
@@ -524,9 +510,9 @@ class StoreSuite:
         assert keys(store, "k:") == []
 
     def test_a_transaction_within_one_is_written_with_it(
-        self, atomic_store: Store, reopen: Reopen
+        self, store: Store, reopen: Reopen
     ) -> None:
-        store, other = atomic_store, reopen()
+        other = reopen()
         with store.transaction():
             with store.transaction() as inner:
                 inner.put("k:a", "1")
@@ -548,29 +534,14 @@ class StoreSuite:
         store.put("a", "2")
         assert store.get("a") == Entry("a", "2")
 
-    def test_the_reads_of_a_snapshot_see_one_state(
-        self, atomic_store: Store, reopen: Reopen
-    ) -> None:
-        fill(atomic_store, "k:a", "k:b")
-        other = reopen()
-        with atomic_store.snapshot() as reading:
-            assert keys(reading, "k:a") == ["k:a"]
-            other.delete_many(["k:b"])
-            other.put("k:c", "1")
-
-            assert keys(reading, "k:") == ["k:a", "k:b"]
-            assert reading.get("k:c") is None
-
-        assert keys(atomic_store, "k:") == ["k:a", "k:c"]
-
-    def test_a_snapshot_within_a_transaction_sees_its_writes(self, atomic_store: Store) -> None:
-        with atomic_store.transaction() as tx:
+    def test_a_snapshot_within_a_transaction_sees_its_writes(self, store: Store) -> None:
+        with store.transaction() as tx:
             tx.put("k:a", "1")
-            with atomic_store.snapshot() as reading:
+            with store.snapshot() as reading:
                 assert reading.get("k:a") == Entry("k:a", "1")
             tx.put("k:b", "1")
 
-        assert keys(atomic_store, "k:") == ["k:a", "k:b"]
+        assert keys(store, "k:") == ["k:a", "k:b"]
 
     def test_a_snapshot_within_a_snapshot_sees_the_same(self, store: Store) -> None:
         fill(store, "a")
@@ -596,3 +567,20 @@ class StoreSuite:
         with pytest.raises(StoreError):
             other.get("a")
         assert keys(store, "a") == ["a"]
+
+
+class IsolatedStoreSuite(StoreSuite):
+    """What is asked as well of a store whose snapshots keep others' writes out."""
+
+    def test_the_reads_of_a_snapshot_see_one_state(self, store: Store, reopen: Reopen) -> None:
+        fill(store, "k:a", "k:b")
+        other = reopen()
+        with store.snapshot() as reading:
+            assert keys(reading, "k:a") == ["k:a"]
+            other.delete_many(["k:b"])
+            other.put("k:c", "1")
+
+            assert keys(reading, "k:") == ["k:a", "k:b"]
+            assert reading.get("k:c") is None
+
+        assert keys(store, "k:") == ["k:a", "k:c"]

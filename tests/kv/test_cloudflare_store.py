@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -69,8 +68,6 @@ def store(connect: Open) -> Store:
 
 class TestSuite(StoreSuite):
     """What every store must do."""
-
-    atomic: ClassVar[bool] = False
 
     @pytest.fixture
     def reopen(self, connect: Open) -> Reopen:

@@ -23,7 +23,7 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, Store
 
 pytest.register_assert_rewrite("tests.kv.store_suite")
 
-from tests.kv.store_suite import BrokenOffError, Reopen, StoreSuite, fill, keys  # noqa: E402
+from tests.kv.store_suite import BrokenOffError, IsolatedStoreSuite, Reopen, fill, keys  # noqa: E402
 
 #: Fresh processes, as commands are; a fork would inherit the lock and the connection.
 SPAWN = multiprocessing.get_context("spawn")
@@ -59,7 +59,7 @@ def reopen(path: Path, store: Store) -> Iterator[Reopen]:
             handle.close()
 
 
-class TestSqliteStore(StoreSuite):
+class TestSqliteStore(IsolatedStoreSuite):
     """The suite, on a file."""
 
     # Faults of the source, to be taken away with them; the suite's tests stay as they are.

@@ -189,7 +189,7 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         strays.append(key)
         detail = f"a queue item that will not be worked on: {what}"
         yield Finding("stray_queue_item", detail, page_id, repair, status.path if status else None)
-    missing = find_unqueued(tx, project_id, head.batch_id)
+    missing = find_unqueued(tx, project_id, utc_now(), head.batch_id)
     for page_id, status in missing.items():
         yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:

@@ -7,7 +7,7 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -126,13 +126,12 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
     That is the pages whose status record names this batch, and those that a later batch took over,
     as they were then.
     """
-    seen = 0
+    seen = set()
     for page in list_pages(store, head.project_id, head.batch_id):
-        seen += 1
+        seen.add(page.page_id)
         yield page
-    if seen < head.page_count:
-        for info in store.scan(superseded_prefix(head.project_id, head.batch_id)):
-            yield PageInfo(last_part(info.key), small_status(store, info))
+    if len(seen) < head.page_count:
+        yield from _superseded(store, head.project_id, head.batch_id, seen)
 
 
 def fold(store: KeyValues, head: BatchHead) -> Tally:
@@ -152,14 +151,26 @@ def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> d
     tallies = {head.batch_id: Tally(head.page_count) for head in among if not head.is_final}
     if not tallies:
         return {}
+    seen: dict[str, set[str]] = {batch_id: set() for batch_id in tallies}
     for page in list_pages(store, project_id):
         if (tally := tallies.get(page.status["batch_id"])) is not None:
             tally.add(page.status)
+            seen[page.status["batch_id"]].add(page.page_id)
     for batch_id, tally in tallies.items():
         if tally.seen < tally.page_count:
-            for info in store.scan(superseded_prefix(project_id, batch_id)):
-                tally.add(small_status(store, info))
+            for page in _superseded(store, project_id, batch_id, seen[batch_id]):
+                tally.add(page.status)
     return tallies
+
+
+def _superseded(
+    store: KeyValues, project_id: str, batch_id: str, but: Set[str]
+) -> Iterator[PageInfo]:
+    """The pages that a later batch took over, ``but`` those that are still in this one: where an
+    upload was killed on a store without transactions, a page can be in both."""
+    for info in store.scan(superseded_prefix(project_id, batch_id)):
+        if (page_id := last_part(info.key)) not in but:
+            yield PageInfo(page_id, small_status(store, info))
 
 
 def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:

@@ -44,7 +44,9 @@ def append_logs(
     for page_id, added in new.items():
         key = logs_key(project_id, page_id)
         record = _record(stored.get(key), page_id)
-        entries = [*record["entries"], *added]
+        # A write whose answer was lost is made again: what is there already is not added twice.
+        there = record["entries"][-2 * len(added) :]
+        entries = [*record["entries"], *(entry for entry in added if entry not in there)]
         value = dump_json({**record, "entries": entries})
         while len(value) * 4 > MAX_VALUE_BYTES and len(entries) > 1:
             # A log that no store takes any more must not keep its page from ending: the oldest go.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from nimbus_tasks.core.keys import last_part, status_key, status_prefix
-from nimbus_tasks.core.records import PageStatus, lease_end, read_status, small_form
+from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status, small_form
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
@@ -25,9 +25,8 @@ class PageInfo(NamedTuple):
     def has_lapsed(self, now: str) -> bool:
         """Whether it is in flight and its holder was not heard of for a whole lease."""
         status = self.status
-        if status["status"] != "processing":
-            return False
-        return lease_end(status.get("lease"), status.get("updated")) < now
+        is_in_flight = status["status"] == "processing"
+        return is_in_flight and has_lapsed(status.get("lease"), status.get("updated"), now)
 
 
 def list_pages(

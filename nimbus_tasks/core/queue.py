@@ -7,6 +7,7 @@ item too many is passed over by whoever claims, and one that is missing is made 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from datetime import datetime
 from typing import Any
 
 from nimbus_tasks.core.clock import iso_after, now_iso
@@ -52,11 +53,11 @@ def read_item(entry: Entry | None) -> Mapping[str, Any]:
 
 
 def find_unqueued(
-    store: KeyValues, project_id: str, batch_id: str | None = None
+    store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
 ) -> dict[str, PageStatus]:
     """The pages that are queued and in no queue, by page id: nobody would ever claim them."""
     # Where reads lag, the item of a page that was queued just now may not be seen yet.
-    before = iso_after(-store.lag_seconds)
+    before = iso_after(-store.lag_seconds, start=now)
     items = {info.key for info in store.scan(queue_prefix(project_id))}
     in_queue = {last_part(key) for key in items}
 

@@ -36,6 +36,8 @@ RETRY_PRIORITY = 8
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
 #: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
 LEASELESS_SECONDS = 600.0
+#: Clocks of machines that work on one project may differ by so much.
+CLOCK_SKEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class PageStatus:
 
     def lapsed(self, now: str) -> bool:
         """Whether it is being processed by somebody who has not been heard of for a whole lease."""
-        return self.state == "processing" and lease_end(self.lease, self.updated) < now
+        return self.state == "processing" and has_lapsed(self.lease, self.updated, now)
 
     def queue_key(self, project_id: str, page_id: str) -> str | None:
         """Where the page's queue item lies; ``None`` where it is not queued, or we cannot know."""
@@ -271,12 +273,18 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
     return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
 
 
-def lease_end(lease: str | None, updated: str | None) -> str:
-    """When a claim ends that is not renewed; the seed's writers give no lease, only their times."""
-    if lease is not None:
-        return lease
-    last_sign = parse_iso(updated)
-    return "" if last_sign is None else iso_after(LEASELESS_SECONDS, start=last_sign)
+def has_lapsed(lease: str | None, updated: str | None, now: str) -> bool:
+    """Whether a claim is over at the moment ``now``: its lease was not renewed in time.
+
+    The seed's writers give no lease, only their times. A sign of life from the future is of before
+    a clock was set back, and says nothing any more.
+    """
+    last_sign, moment = parse_iso(updated), parse_iso(now)
+    if last_sign is None or moment is None:
+        return lease is None or lease < now
+    if (last_sign - moment).total_seconds() > CLOCK_SKEW_SECONDS:
+        return True
+    return (lease or iso_after(LEASELESS_SECONDS, start=last_sign)) < now
 
 
 def _state(value: object) -> str:

@@ -37,7 +37,9 @@ class FileLock:
 
     def close(self) -> None:
         """Give the file back; a lock that is still held is released by that."""
-        os.close(self._fd)
+        if self._fd >= 0:  # a number that was closed may be another's by now
+            os.close(self._fd)
+            self._fd = -1
 
 
 if sys.platform == "win32":

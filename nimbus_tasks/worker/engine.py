@@ -388,10 +388,10 @@ class Worker:
     def _queue_lost_pages(self) -> bool:
         """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
         batch_id = self._options.batch_id
-        if not find_unqueued(self._store, self._project_id, batch_id):
+        if not find_unqueued(self._store, self._project_id, utc_now(), batch_id):
             return False
         with self._store.transaction() as tx:
-            lost = find_unqueued(tx, self._project_id, batch_id)
+            lost = find_unqueued(tx, self._project_id, utc_now(), batch_id)
             put_in_queue(tx, self._project_id, lost)
         return bool(lost)
 

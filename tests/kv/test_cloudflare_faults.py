@@ -16,7 +16,7 @@ import requests
 import responses
 
 from nimbus_tasks.core.errors import StoreError
-from nimbus_tasks.kv.cloudflare.client import KVClient
+from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
 from nimbus_tasks.kv.store import Entry
 from tests.kv.kv_server import Answer, Call, KVServer, faults_in_turn, seeded_faults
 from tests.kv.test_cloudflare_client import KEYS, TOKEN, Client, entries
@@ -320,8 +320,8 @@ def test_keys_that_are_never_taken_are_an_error() -> None:
     responses.put(url, json={"success": True, "result": result})
     with Client() as client, pytest.raises(StoreError, match="refusing 1 keys"):
         client.put_many([Entry("a", "1")])
-    assert client.clock.waits == [1, 2, 4, 8]
-    assert client.told[0] == "1 of 1 keys were not taken: next try in 1 s"
+    assert client.clock.waits == [KEY_INTERVAL_SECONDS * n for n in (1, 2, 4, 8)]
+    assert client.told[0] == "1 of 1 keys were not taken: next try in 1.1 s"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nimbus_tasks.kv.cloudflare.client import KVClient
+from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
 from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS, Journal
-from nimbus_tasks.kv.cloudflare.store import KEY_INTERVAL_SECONDS, CloudflareStore
+from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 from nimbus_tasks.kv.store import Entry, KeyInfo, Store
 from tests.kv.kv_server import KVServer
 

@@ -22,6 +22,8 @@ from nimbus_tasks.kv.cloudflare.faults import Answer
 from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Clock, Sleep, Transport
 from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata
 
+#: KV takes one write a second for a key; a little more, for clocks and ways of different length.
+KEY_INTERVAL_SECONDS = 1.05
 KEYS_A_READ = 100
 KEYS_A_PAGE = 1000
 #: The API's own lower limit of a listing.
@@ -241,7 +243,11 @@ class KVClient:
         tries = 0
         while True:
             answer = self._transport.request(
-                method, f"{self._path}{path}", chunk.body, accept=(_TOO_LARGE,)
+                method,
+                f"{self._path}{path}",
+                chunk.body,
+                accept=(_TOO_LARGE,),
+                least_wait=KEY_INTERVAL_SECONDS,
             )
             rest = _not_taken(answer, chunk)
             if not rest:
@@ -259,7 +265,7 @@ class KVClient:
                 raise self._transport.faults.not_taken(len(rest)).error()
             if answer.status != _TOO_LARGE:
                 words = f"{len(rest):,} of {len(chunk):,} keys were not taken: next try in {{}}"
-                self._transport.pacer.pause(2.0 ** max(tries - 1, 0), words)
+                self._transport.pacer.pause(KEY_INTERVAL_SECONDS * 2.0 ** max(tries - 1, 0), words)
             chunk = chunk.only(rest)
 
     def _in_parallel(

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
+from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata
 
 #: Longer than any lag that Cloudflare speaks of ("60 seconds or more").
 KEPT_SECONDS = 300.0
+#: Longer than a transaction takes that waits for the end of Cloudflare's block of five minutes.
+TURN_TIMEOUT_SECONDS = 400.0
 
 
 class Written(NamedTuple):
@@ -37,6 +41,7 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._turns = FileLock(path.with_name(path.name + ".turn"))
         try:
             self._store = SqliteStore(path, create=True)
         except StoreError:
@@ -57,7 +62,7 @@ class Journal:
             tx.put_many(kept)
             tx.put_many(gone)
 
-    def scan(self, prefix: str) -> Iterator[Written]:
+    def scan(self, prefix: str) -> Generator[Written, None, None]:
         """The writes under ``prefix``, in the order of their keys."""
         for info in self._store.scan(prefix):
             if not self._is_old(info):
@@ -72,9 +77,25 @@ class Journal:
                 found[key] = (_written(info), _restored(entry))
         return found
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nobody else of this directory reads and writes meanwhile: what one command has just read
+        another has not just changed."""
+        if not self._turns.acquire(TURN_TIMEOUT_SECONDS):
+            raise StoreUnreachableError(
+                "another nimbus command of this directory has not ended its turn for"
+                f" {TURN_TIMEOUT_SECONDS:.0f} seconds",
+                advice="See which one hangs or is stopped, and end it.",
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
+
     def close(self) -> None:
-        """Release the file."""
+        """Release the files."""
         self._store.close()
+        self._turns.close()
 
     def _is_old(self, info: KeyInfo) -> bool:
         return self._clock() - float((info.metadata or {}).get("at") or 0) > KEPT_SECONDS

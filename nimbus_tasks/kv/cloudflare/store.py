@@ -4,8 +4,9 @@ writes, behind the interface of every store.
 KV has no transactions, lags behind its writes, and takes one write a second for a key. So the
 writes of a transaction are gathered and sent at its end, in few requests and in order, each key at
 most once a second. Reads are corrected by what this directory wrote lately (the journal) and by
-what this process has seen already: no state is ever followed by an older one. That is enough for
-one worker a project; there is no lock.
+what this process has seen already: no state is ever followed by an older one. Commands of one
+directory take turns with their transactions; between machines there is no lock, and it is one
+worker a project.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from heapq import merge
 from itertools import islice
 from typing import NamedTuple
 
 from nimbus_tasks.kv.cloudflare.chunks import check_limits
-from nimbus_tasks.kv.cloudflare.client import KVClient
+from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
 from nimbus_tasks.kv.cloudflare.journal import Journal, Written, revision_of
 from nimbus_tasks.kv.store import (
     MAX_METADATA_BYTES,
@@ -31,14 +32,14 @@ from nimbus_tasks.kv.store import (
     Store,
 )
 
-#: KV takes one write a second for a key; a little more, for clocks and ways of different length.
-KEY_INTERVAL_SECONDS = 1.05
 #: So long a write of ours, or a look at one key, is not asked for again.
 FRESH_SECONDS = 5.0
 #: How long a prefetched listing answers for what it does not have; KV's own look-ups lag as much.
 ABSENT_SECONDS = 60.0
 #: Requests a second that leave an account something for others: 1,200 in five minutes is all.
 REQUESTS_A_SECOND = 3.0
+#: Records of these kinds are never deleted: what has been seen of them once is there.
+_LASTING = ("status:", "batch:")
 #: Listings of at most so many keys are kept for the rest of a transaction.
 _KEYS_CACHED = 50_000
 #: Groups of writes that fit into one request are sent as one.
@@ -74,7 +75,7 @@ class CloudflareStore(Store):
         self._pending: dict[str, _Pending] | None = None
         self._group = 0
         self._cache: dict[str, list[KeyInfo]] | None = None
-        self._seen: dict[str, tuple[str, str]] = {}
+        self._seen: dict[str, tuple[str, str, float]] = {}
         self._whole: dict[str, tuple[float, frozenset[str]]] = {}
         self._heads: dict[str, tuple[float, KeyInfo | None]] = {}
         self._counted, self._cost = 0, 0
@@ -149,14 +150,18 @@ class CloudflareStore(Store):
             return
         gone = 0 if limit is None else sum(w.is_deletion for w in self._journal.scan(prefix))
         pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
-        listed = (self._latest(info) for page in pages for info in page)
+        listed: Iterator[KeyInfo] = (self._latest(info) for page in pages for info in page)
+        if limit is None and prefix.startswith(_LASTING):
+            listed = self._with_seen(listed, prefix)
         kept: list[KeyInfo] | None = [] if limit is None and self._cache is not None else None
-        for corrected in self._corrected(listed, self._journal.scan(prefix)):
-            info = KeyInfo(corrected.key, _without_revision(corrected.metadata))
-            if kept is not None:
-                kept.append(info)
-                kept = kept if len(kept) <= _KEYS_CACHED else None
-            yield info
+        # Closed at once where the listing fails: the journal's cursor would stay open.
+        with closing(self._journal.scan(prefix)) as written:
+            for corrected in self._corrected(listed, written):
+                info = KeyInfo(corrected.key, _without_revision(corrected.metadata))
+                if kept is not None:
+                    kept.append(info)
+                    kept = kept if len(kept) <= _KEYS_CACHED else None
+                yield info
         if kept is not None and self._cache is not None:
             self._cache[prefix] = kept
 
@@ -165,12 +170,34 @@ class CloudflareStore(Store):
         revision = revision_of(info.metadata)
         if not revision:
             return info
-        known, text = self._seen.get(info.key, ("", ""))
+        known, text, _ = self._seen.get(info.key, ("", "", 0.0))
         if known > revision:
             return KeyInfo(info.key, json.loads(text))
         if known < revision:
-            self._seen[info.key] = (revision, json.dumps(info.metadata, separators=(",", ":")))
+            text = json.dumps(info.metadata, separators=(",", ":"))
+        self._seen[info.key] = (revision, text, self._clock())
         return info
+
+    def _with_seen(self, listed: Iterator[KeyInfo], prefix: str) -> Iterator[KeyInfo]:
+        """The listing, with what an earlier one had lately and this one has not: it comes from a
+        place that the record has not reached."""
+        since = self._clock() - self.lag_seconds
+        known = iter(
+            sorted(
+                k for k, (_, _, at) in self._seen.items() if at >= since and k.startswith(prefix)
+            )
+        )
+        key = next(known, None)
+        for info in listed:
+            while key is not None and key < info.key:
+                yield KeyInfo(key, json.loads(self._seen[key][1]))
+                key = next(known, None)
+            yield info
+            if key == info.key:
+                key = next(known, None)
+        while key is not None:
+            yield KeyInfo(key, json.loads(self._seen[key][1]))
+            key = next(known, None)
 
     def _corrected(
         self, listed: Iterable[KeyInfo], written: Iterator[Written]
@@ -235,14 +262,15 @@ class CloudflareStore(Store):
         if self._pending is not None:
             yield self
             return
-        self._pending = {}
-        try:
-            with self.snapshot():
-                yield self
-            pending, self._pending = self._pending, {}
-            self._send(pending)
-        finally:
-            self._pending = None
+        with self._journal.turn():
+            self._pending = {}
+            try:
+                with self.snapshot():
+                    yield self
+                pending, self._pending = self._pending, {}
+                self._send(pending)
+            finally:
+                self._pending = None
 
     @contextmanager
     def snapshot(self) -> Iterator[KeyValues]:
@@ -260,7 +288,8 @@ class CloudflareStore(Store):
     def _send(self, pending: dict[str, _Pending]) -> None:
         """Write first and delete then: a queue item too many is passed over, one too few is not."""
         self._wait_for_turn(pending)
-        revision = _now()
+        moment = datetime.fromtimestamp(self._clock(), timezone.utc)
+        revision = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         for entries in _requests(pending):
             self._client.put_many([_stamped(entry, revision) for entry in entries])
             self._journal.add(entries, [], revision)
@@ -353,7 +382,3 @@ def _without_revision(metadata: Metadata | None) -> Metadata | None:
     if metadata is None or "rev" not in metadata:
         return metadata
     return {name: value for name, value in metadata.items() if name != "rev"}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

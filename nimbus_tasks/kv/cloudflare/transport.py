@@ -221,10 +221,12 @@ class Transport:
         *,
         accept: Collection[int] = (),
         base: str | None = None,
+        least_wait: float = 0.0,
     ) -> Answer:
         """The answer to a request that may be sent more than once: everything here is idempotent.
 
-        Refusals with a status in ``accept`` are returned; ``base`` replaces the prefix.
+        Refusals with a status in ``accept`` are returned; ``base`` replaces the prefix. Between two
+        tries are at least ``least_wait`` seconds.
         """
         url = f"{base or self._prefix}{path}"
         patience = _Patience(self._patience)
@@ -244,6 +246,7 @@ class Transport:
             if wait is None:
                 # Raised here and not where it was caught: requests' exceptions hold the headers.
                 raise outcome.error()
+            wait = max(wait, least_wait)
             if outcome.kind is not Kind.THROTTLED:
                 self.pacer.pause(wait, f"{self._server} {outcome.brief}: next try in {{}}")
             elif outcome.retry_after is None:

@@ -1,0 +1,145 @@
+"""Cloudflare's own local server, started once a test process: ``wrangler dev``.
+
+A module that uses it has ``pytest_plugins = ["tests.wrangler.server"]``. What it needs is installed
+by ``.ci/run``, or by :data:`INSTALL`, and never by the tests. Where it is missing they are skipped
+on a person's machine, and fail in CI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+HERE = Path(__file__).parent
+MODULES = HERE / "node_modules"
+INSTALL = "npm ci --prefix tests/wrangler"
+#: What is bound in wrangler.jsonc.
+BOUND_NAMESPACE = "0123456789abcdef0123456789abcdef"
+READY_SECONDS = 60.0
+#: Port 0 is a free one, which the log names.
+_OPTIONS = ("dev", "--ip=127.0.0.1", "--port=0", "--inspector-port=0", "--persist-to=state")
+_READY = re.compile(r"Ready on (http://127\.0\.0\.1:[1-9]\d*)")
+
+
+class Wrangler(NamedTuple):
+    """The server: all of an address before ``/storage/kv``, and the folder with its log."""
+
+    prefix: str
+    folder: Path
+
+    def new_namespace(self) -> str:
+        """The id of a namespace with nothing in it. Any is one: it is made by the first write."""
+        return secrets.token_hex(16)
+
+
+@pytest.fixture(scope="session")
+def wrangler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wrangler]:
+    """Cloudflare's own server, on a port of its own, with a state that goes with the session."""
+    if fault := missing():
+        reason = f"{fault}; install it with: {INSTALL}"
+        if os.environ.get("CI"):
+            pytest.fail(f"in CI this is no reason to skip: {reason}", pytrace=False)
+        pytest.skip(reason)
+    with running(tmp_path_factory.mktemp("wrangler")) as server:
+        yield server
+
+
+def missing() -> str | None:
+    """What is not installed as ``package.json`` pins it, in words."""
+    pinned: dict[str, str] = json.loads((HERE / "package.json").read_text())["dependencies"]
+    for name, version in pinned.items():
+        try:
+            found = json.loads((MODULES / name / "package.json").read_text())["version"]
+        except OSError:
+            return f"Cloudflare's local server is not installed ({name} {version} is missing)"
+        if found != version:
+            return f"Cloudflare's local server is pinned to {name} {version}, but there is {found}"
+    if not _node().is_file():
+        return f"the installation of node {pinned['node']} is not whole: {_node()} is missing"
+    return None
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Wrangler]:
+    """The server with its state and its log in ``folder``, until the end of the block.
+
+    Ended with it are the processes that it has started: they are a group of their own.
+    """
+    for name in ("wrangler.jsonc", "worker.js"):
+        shutil.copy(HERE / name, folder)  # it writes beside them
+    log = folder / "wrangler.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [_node(), MODULES / "wrangler" / "bin" / "wrangler.js", *_OPTIONS],
+            cwd=folder,
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Wrangler(_prefix_when_ready(process, log), folder)
+    finally:
+        _end(process)
+
+
+def _node() -> Path:
+    return MODULES / "node" / "bin" / "node"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Nothing is sent anywhere, and nothing is written but below ``folder``."""
+    return {
+        **{name: value for name, value in os.environ.items() if "CLOUDFLARE" not in name},
+        "PATH": f"{_node().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "CI": "1",
+        "NO_COLOR": "1",
+        "WRANGLER_SEND_METRICS": "false",
+        "WRANGLER_SEND_ERROR_REPORTS": "false",
+        "X_LOCAL_OBSERVABILITY": "false",
+        "CLOUDFLARE_CF_FETCH_ENABLED": "false",
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "WRANGLER_LOG_PATH": str(folder / "logs"),
+        "WRANGLER_REGISTRY_PATH": str(folder / "registry"),
+    }
+
+
+def _prefix_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address, as soon as a listing is answered there. Fails with what the server has said."""
+    deadline = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if ready := _READY.search(log.read_text(errors="replace")):
+            prefix = f"{ready[1]}/cdn-cgi/local/explorer/api"
+            url = f"{prefix}/storage/kv/namespaces/{BOUND_NAMESPACE}/keys"
+            with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+                if json.load(answer)["success"]:
+                    return prefix
+        time.sleep(0.05)
+    code = process.poll()
+    how = f"was not ready after {READY_SECONDS:g} s" if code is None else f"ended with {code}"
+    said = log.read_text(errors="replace")[-4000:]
+    pytest.fail(f"wrangler {how}; its log, {log}:\n{said}", pytrace=False)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It ends its own processes when asked; what is left of the group is killed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -16,7 +16,8 @@ from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.upload.folder import check_folder
 from nimbus_tasks.upload.sending import Uploaded, upload_maps
-from nimbus_tasks.worker.engine import Options, Worked, Worker
+from nimbus_tasks.worker.engine import Worker
+from nimbus_tasks.worker.options import Options, Worked
 
 REPOSITORY = Path(__file__).parents[1]
 TASKS = (

@@ -40,7 +40,8 @@ from nimbus_tasks.kv.cloudflare.client import KVClient
 from nimbus_tasks.kv.cloudflare.journal import Journal
 from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 from nimbus_tasks.kv.store import Store
-from nimbus_tasks.worker.engine import Options, Worker
+from nimbus_tasks.worker.engine import Worker
+from nimbus_tasks.worker.options import Options
 from tests.factories import Quiet, failing, invoke, no_changes, upload, write_map, write_maps
 from tests.kv.kv_server import Answer, Call, KVServer, Value, faults_in_turn, seeded_faults
 from tests.test_cloudflare_requests import write_large_maps

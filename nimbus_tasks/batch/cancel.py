@@ -62,8 +62,9 @@ def cancel_batch(
         if is_finished(status) or head.intent == Intent.CANCEL:
             in_flight = counts["processing"]
             return Cancelled(head.batch_id, status, 0, in_flight, ended, is_finished(status))
-        waiting = _cancel_waiting(tx, head)
+        # First the batch: where this is cut off, whoever claims a page of it cancels that.
         _mark(tx, head, reason)
+        waiting = _cancel_waiting(tx, head)
         status = batches.save_snapshot(tx, project.project_id, head.batch_id)
     return Cancelled(head.batch_id, status, waiting, counts["processing"], ended)
 

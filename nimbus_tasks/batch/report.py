@@ -28,8 +28,8 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
-from nimbus_tasks.core.keys import last_part, logs_prefix, status_key, superseded_key
-from nimbus_tasks.core.logs import log_count
+from nimbus_tasks.core.keys import status_key, superseded_key
+from nimbus_tasks.core.logs import log_counts
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.pages import PageInfo, status_or_none
 from nimbus_tasks.core.project import Project, load_project, write_atomically
@@ -84,16 +84,13 @@ def _document(store: KeyValues, view: BatchView, generated: str) -> Iterator[str
 def _rows(store: KeyValues, view: BatchView) -> Iterator[dict[str, Any]]:
     """One object a page, in the order of their paths."""
     head = view.head
-    log_counts = {
-        last_part(info.key): log_count(store, info)
-        for info in store.scan(logs_prefix(head.project_id))
-    }
+    logged = log_counts(store, head.project_id)
     found = sorted(batches.pages_of(store, head), key=lambda page: (page.name, page.page_id))
     remaining = iter(found)
     while chunk := list(islice(remaining, _PAGES_A_READ)):
         whole = _whole_records(store, head, chunk)
         for page in chunk:
-            yield _row(page, whole.get(page.page_id), log_counts.get(page.page_id, 0))
+            yield _row(page, whole.get(page.page_id), logged.get(page.page_id, 0))
     if len(found) < head.page_count:
         there = {page.page_id for page in found}
         listed = batches.load(store, head.project_id, head.batch_id).pages

@@ -136,12 +136,13 @@ def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
         # A microsecond apart, so that they are claimed in this order.
         moment = to_iso(start + timedelta(microseconds=number))
         queued[page_id] = replace(failed.as_queued(RETRY_PRIORITY, moment), lapses=0)
-    tx.put_many(status_entries(head.project_id, queued))
-    tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
     # An upload that is under way stays one: its missing pages must not be forgotten.
     intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
     batch = batches.load(tx, head.project_id, head.batch_id)
+    # First the batch: where this is cut off, nobody must find it ended with pages that are queued.
     tx.put_many([replace(batch, head=replace(batch.head, intent=intent, reason=None)).entry()])
+    tx.put_many(status_entries(head.project_id, queued))
+    tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
     return batches.save_snapshot(tx, head.project_id, head.batch_id)
 
 

@@ -20,7 +20,7 @@ from nimbus_tasks.command import BATCH_HELP, JSON_HELP, Console, command, projec
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
 from nimbus_tasks.core.claims import take_up_lapsed
-from nimbus_tasks.core.clock import now_iso, utc_now
+from nimbus_tasks.core.clock import iso_after, now_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError, PagesFailedError, StoreError
 from nimbus_tasks.core.keys import (
     batch_key,
@@ -34,7 +34,7 @@ from nimbus_tasks.core.keys import (
 from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.queue import find_unqueued, put_in_queue
+from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -173,8 +173,11 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     items = [info.key for info in tx.scan(queue_prefix(project_id))]
     statuses = read_statuses(tx, project_id, {last_part(key) for key in items})
     strays = []
+    since = iso_after(-tx.lag_seconds)
     for key in items:
         page_id = last_part(key)
+        if tx.lag_seconds and is_newer(key, since):
+            continue  # what belongs to it may not be seen yet
         status = statuses.get(page_id)
         if status is None:
             if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
@@ -227,6 +230,10 @@ def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         return  # said by _batches
     there = {page.page_id: page for page in batches.pages_of(tx, head)}
     lost = sorted(batch.pages.keys() - there.keys())
+    if lost and tx.lag_seconds and head.created > iso_after(-tx.lag_seconds):
+        detail = f"{len(lost):,} pages cannot be seen yet: look again in a minute"
+        yield Finding("not_seen_yet", detail)
+        return
     if head.intent == Intent.UPLOAD:
         yield from (Finding(_NOT_SENT, "listed and not sent", page_id) for page_id in lost)
         if not lost:
@@ -272,10 +279,7 @@ def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
 
 def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """What the batch record says of an ended batch is what its pages say."""
-    tally, states = Tally(head.page_count), {}
-    for page in batches.pages_of(tx, head):
-        tally.add(page.status)
-        states[page.page_id] = page.status["status"]
+    tally, states = batches.fold_with_states(tx, head, head.page_count)
     status = batch_status(head.intent, tally.counts).value
     if not head.is_final and not is_finished(status):
         return  # what it says of a batch at work is of a while ago

@@ -20,12 +20,11 @@ from nimbus_tasks.core.keys import (
     batch_prefix,
     check_id,
     is_id,
-    last_part,
     superseded_prefix,
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
-from nimbus_tasks.core.pages import PageInfo, list_pages, small_status
+from nimbus_tasks.core.pages import PageInfo, list_pages, small_statuses
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
@@ -142,6 +141,17 @@ def fold(store: KeyValues, head: BatchHead) -> Tally:
     return tally
 
 
+def fold_with_states(
+    store: KeyValues, head: BatchHead, page_count: int
+) -> tuple[Tally, dict[str, str]]:
+    """What the pages of the batch add up to now, and what each is in, by page id."""
+    tally, states = Tally(page_count), {}
+    for page in pages_of(store, head):
+        tally.add(page.status)
+        states[page.page_id] = page.status["status"]
+    return tally, states
+
+
 def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> dict[str, Tally]:
     """What the pages of those batches add up to that are still open, by one listing for all.
 
@@ -168,9 +178,8 @@ def _superseded(
 ) -> Iterator[PageInfo]:
     """The pages that a later batch took over, ``but`` those that are still in this one: where an
     upload was killed on a store without transactions, a page can be in both."""
-    for info in store.scan(superseded_prefix(project_id, batch_id)):
-        if (page_id := last_part(info.key)) not in but:
-            yield PageInfo(page_id, small_status(store, info))
+    taken = small_statuses(store, store.scan(superseded_prefix(project_id, batch_id)))
+    return (page for page in taken if page.page_id not in but)
 
 
 def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
@@ -216,11 +225,7 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
 def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
     batch = load(tx, project_id, batch_id)
-    tally = Tally(len(batch.pages))
-    states = {}
-    for page in pages_of(tx, batch.head):
-        tally.add(page.status)
-        states[page.page_id] = page.status["status"]
+    tally, states = fold_with_states(tx, batch.head, len(batch.pages))
     status = batch_status(batch.head.intent, tally.counts).value
     tx.put_many([batch.with_snapshot(tally, status, states).entry()])
     return status

@@ -93,8 +93,14 @@ def claim_pages(
         pages = _contents_behind(tx, project_id, statuses)
         for key in items:
             status, page_id = statuses.get(last_part(key)), last_part(key)
-            lacks = status is None or (status.state == "queued" and page_id not in pages)
-            if lacks and tx.lag_seconds and is_newer(key, fresh):
+            if not tx.lag_seconds or not is_newer(key, fresh):
+                continue
+            is_meant = (
+                status is not None
+                and status.state == "queued"
+                and (status.queue_key(project_id, page_id) in (None, key))
+            )
+            if not is_meant or page_id not in pages:
                 too_new.add(key)
         items = [key for key in items if key not in too_new]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
@@ -147,6 +153,9 @@ def finish_pages(
     cancelled = cancelled_batches(tx, project_id, to_repeat)
     for outcome in outcomes:
         page_id, status = outcome.claim.page_id, current.get(outcome.claim.page_id)
+        if status is not None and _is_written(outcome, status):
+            counted.append(replace(outcome, try_again=False))
+            continue
         if status is None or not _holds(outcome.claim, status):
             refused.append(outcome)
             continue
@@ -158,7 +167,7 @@ def finish_pages(
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
             continue
-        written[page_id] = _ended(status, outcome)
+        written[page_id] = _ended(status, outcome, now)
         if outcome.page_value is not None and outcome.claim.page is not None:
             entries.append(outcome.claim.page._replace(value=outcome.page_value))
     tx.put_many(entries)
@@ -295,11 +304,21 @@ def _claimed(status: PageStatus, lease_seconds: float, now: datetime) -> PageSta
     )
 
 
-def _ended(status: PageStatus, outcome: Outcome) -> PageStatus:
+def _is_written(outcome: Outcome, status: PageStatus) -> bool:
+    """Whether the record is this outcome's already: it was sent before, and the answer was lost."""
+    claim = outcome.claim.status
+    ended = (status.state, status.attempts, status.completed, status.batch_id)
+    state = "failed" if outcome.error is not None else "done"
+    return ended == (state, claim.attempts, outcome.completed, claim.batch_id)
+
+
+def _ended(status: PageStatus, outcome: Outcome, now: datetime) -> PageStatus:
     return replace(
         status,
         state="failed" if outcome.error is not None else "done",
-        updated=outcome.completed,
+        # Not when it was completed: a lease may have been renewed since, and no record is ever
+        # followed by one that says to be older.
+        updated=to_iso(now),
         claim=None,
         lease=None,
         lapses=0,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nimbus_tasks.core.keys import last_part, logs_key
+from nimbus_tasks.core.keys import last_part, logs_key, logs_prefix
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
-from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyInfo, KeyValues
+from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyValues
 
 LogEntry = Mapping[str, Any]
+#: A bulk read of Workers KV takes so many; logs may be long.
+_VALUES_A_READ = 100
 
 
 def log_entry(
@@ -61,10 +63,19 @@ def read_logs(entry: Entry | None) -> list[LogEntry]:
     return [] if entry is None else list(_record(entry, last_part(entry.key))["entries"])
 
 
-def log_count(store: KeyValues, info: KeyInfo) -> int:
-    """How many entries a listed log has, from its value where its writer left no metadata."""
-    entries = (info.metadata or {}).get("entries")
-    return entries if isinstance(entries, int) else len(read_logs(store.get(info.key)))
+def log_counts(store: KeyValues, project_id: str) -> dict[str, int]:
+    """How many entries each page's log has, from the value where its writer left no metadata."""
+    counts, bare = {}, []
+    for info in store.scan(logs_prefix(project_id)):
+        entries = (info.metadata or {}).get("entries")
+        if isinstance(entries, int):
+            counts[last_part(info.key)] = entries
+        else:
+            bare.append(info.key)
+    for at in range(0, len(bare), _VALUES_A_READ):
+        for key, entry in store.get_many(bare[at : at + _VALUES_A_READ]).items():
+            counts[last_part(key)] = len(read_logs(entry))
+    return counts
 
 
 def _record(entry: Entry | None, page_id: str) -> dict[str, Any]:

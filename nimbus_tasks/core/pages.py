@@ -10,6 +10,9 @@ from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status, small
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
+#: A bulk read of Workers KV takes so many.
+_VALUES_A_READ = 100
+
 
 class PageInfo(NamedTuple):
     """A page and the small form of its status record."""
@@ -33,24 +36,33 @@ def list_pages(
     store: KeyValues, project_id: str, batch_id: str | None = None
 ) -> Iterator[PageInfo]:
     """The pages that have a status, by one listing: the project's, or those of one batch."""
-    for info in store.scan(status_prefix(project_id)):
-        status = small_status(store, info)
-        if batch_id in (None, status["batch_id"]):
-            yield PageInfo(last_part(info.key), status)
+    for page in small_statuses(store, store.scan(status_prefix(project_id))):
+        if batch_id in (None, page.status["batch_id"]):
+            yield page
 
 
-def small_status(store: KeyValues, info: KeyInfo) -> Mapping[str, Any]:
-    """The small form of a listed status, from the value where its writer left no metadata.
+def small_statuses(store: KeyValues, infos: Iterable[KeyInfo]) -> Iterator[PageInfo]:
+    """Listed statuses in small; of those whose writer left no metadata the values are read, many
+    at a time. A record of which neither can be read counts as a failed page of no batch."""
+    bare: list[str] = []
+    for info in infos:
+        if info.metadata is not None and (small := small_form(info.metadata)) is not None:
+            yield PageInfo(last_part(info.key), small)
+            continue
+        bare.append(info.key)
+        if len(bare) == _VALUES_A_READ:
+            yield from _from_values(store, bare)
+            bare.clear()
+    yield from _from_values(store, bare)
 
-    A record of which neither can be read counts as a failed page of no batch.
-    """
-    if info.metadata is not None and (small := small_form(info.metadata)) is not None:
-        return small
-    entry = store.get(info.key)
-    try:
-        return read_status(entry).to_metadata() if entry else {"status": "failed", "batch_id": ""}
-    except UnreadableRecordError as error:
-        return {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
+
+def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
+    for key, entry in (store.get_many(keys) if keys else {}).items():
+        try:
+            small = read_status(entry).to_metadata()
+        except UnreadableRecordError as error:
+            small = {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
+        yield PageInfo(last_part(key), small)
 
 
 def read_statuses(

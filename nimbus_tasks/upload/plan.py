@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.errors import NotFoundError, UsageError
-from nimbus_tasks.core.keys import last_part, page_prefix, status_prefix
+from nimbus_tasks.core.keys import last_part, page_prefix
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.maps import ContentMap
 from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.kv.store import Store
+from nimbus_tasks.kv.store import KeyValues, Metadata
 
 
 @dataclass(frozen=True)
 class Plan:
     """``wanted`` maps are to be sent, to the batch ``head`` or to a new one. ``elsewhere`` others
     are in a later batch than that, and stay there. ``cut_off`` are other batches whose upload has
-    not come to its end."""
+    not come to its end; ``anew`` are the ids of wanted pages that are in the batch with another
+    content."""
 
     head: BatchHead | None
     wanted: Sequence[ContentMap]
     elsewhere: int = 0
     cut_off: Sequence[str] = ()
+    anew: Set[str] = frozenset()
 
-    def pages_after(self, store: Store | None) -> int:
+    def pages_after(self, store: KeyValues | None) -> int:
         """How many pages the batch will have."""
         if store is None or self.head is None:
             return len(self.wanted)
         listed = batches.load(store, self.head.project_id, self.head.batch_id).pages
         return len(listed.keys() | {content_map.page_id for content_map in self.wanted})
 
-    def taken_over(self, store: Store | None, project_id: str) -> int:
+    def taken_over(self, store: KeyValues | None, project_id: str) -> int:
         """How many of the pages are in another batch, which loses them."""
         if store is None:
             return 0
@@ -48,7 +50,7 @@ class Plan:
 
 def plan_upload(
     project: Project,
-    store: Store | None,
+    store: KeyValues | None,
     maps: Sequence[ContentMap],
     *,
     batch: str | None = None,
@@ -73,7 +75,7 @@ def plan_upload(
 
 
 def _batch_to_continue(
-    store: Store | None, project: Project, batch: str | None
+    store: KeyValues | None, project: Project, batch: str | None
 ) -> BatchHead | None:
     if batch is None:
         return None
@@ -90,7 +92,7 @@ def _batch_to_continue(
 
 
 def _cut_off_upload(
-    store: Store, heads: Sequence[BatchHead], wanted: Sequence[ContentMap]
+    store: KeyValues, heads: Sequence[BatchHead], wanted: Sequence[ContentMap]
 ) -> BatchHead | None:
     """The latest batch, if its upload has not come to its end and just these pages are its lack."""
     if not heads or heads[0].intent != Intent.UPLOAD:
@@ -102,16 +104,23 @@ def _cut_off_upload(
     return head if ids <= listed <= ids | there else None
 
 
-def _changed(store: Store, project_id: str, maps: Sequence[ContentMap]) -> list[ContentMap]:
+def _changed(store: KeyValues, project_id: str, maps: Sequence[ContentMap]) -> list[ContentMap]:
     """The maps whose page is not in the store with this content."""
     stored = _stored_contents(store, project_id)
-    # A page that has content and no status was cut off in the middle of its upload.
-    there = {last_part(info.key) for info in store.scan(status_prefix(project_id))}
-    return [m for m in maps if m.page_id not in there or stored.get(m.page_id) != m.sha256]
+    # A content that is of another batch than its status, or has none, is of an upload that was cut
+    # off between the two.
+    there = {(page.page_id, page.status["batch_id"]) for page in list_pages(store, project_id)}
+    return [
+        m
+        for m in maps
+        if (content := stored.get(m.page_id)) is None
+        or content.get("sha256") != m.sha256
+        or (m.page_id, content.get("batch_id")) not in there
+    ]
 
 
 def _lacking(
-    store: Store, head: BatchHead, heads: Sequence[BatchHead], maps: Sequence[ContentMap]
+    store: KeyValues, head: BatchHead, heads: Sequence[BatchHead], maps: Sequence[ContentMap]
 ) -> Plan:
     """The maps whose page is not in the batch with this content. Those in a later batch stay there,
     or two batches would take them from one another."""
@@ -122,22 +131,23 @@ def _lacking(
     }
     holders = {page.page_id: page.status["batch_id"] for page in list_pages(store, head.project_id)}
     stored = _stored_contents(store, head.project_id)
-    lacking, elsewhere, holder = [], 0, ""
+    lacking, anew, elsewhere, holder = [], set(), 0, ""
     for m in maps:
         if holders.get(m.page_id) in later:
             elsewhere, holder = elsewhere + 1, holders[m.page_id]
-        elif holders.get(m.page_id) != head.batch_id or stored.get(m.page_id) != m.sha256:
+        elif holders.get(m.page_id) != head.batch_id:
             lacking.append(m)
+        elif stored.get(m.page_id, {}).get("sha256") != m.sha256:
+            lacking.append(m)
+            anew.add(m.page_id)
     if maps and elsewhere == len(maps):
         raise UsageError(
             f"all these pages are in a later batch than {head.batch_id}: {holder}",
             advice="Go on with that one, or upload without --batch.",
         )
-    return Plan(head, lacking, elsewhere)
+    return Plan(head, lacking, elsewhere, anew=anew)
 
 
-def _stored_contents(store: Store, project_id: str) -> dict[str, object]:
-    return {
-        last_part(info.key): (info.metadata or {}).get("sha256")
-        for info in store.scan(page_prefix(project_id))
-    }
+def _stored_contents(store: KeyValues, project_id: str) -> dict[str, Metadata]:
+    pages = store.scan(page_prefix(project_id))
+    return {last_part(info.key): info.metadata or {} for info in pages}

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from nimbus_tasks.kv.cloudflare.chunks import MAX_BODY_BYTES
 from nimbus_tasks.upload.sending import CHUNK_BYTES, CHUNK_PAGES
 
 #: The free plan's day.
 FREE_WRITES_A_DAY = 1000
-FREE_BYTES = 1_000_000_000
 #: The paid plan: 5 USD a million writes, beyond those that it includes each month.
 PAID_USD_A_WRITE = 5 / 1_000_000
-#: Content, status and queue item; then claim, outcome, log and content with its optimization.
-WRITES_A_PAGE_SENT, WRITES_A_PAGE_WORKED = 3, 4
+#: Claim, outcome, log, and content with its optimization.
+_WRITES_A_PAGE_WORKED = 4
 #: JSON within JSON: what quotation marks and metadata add, at the most that real pages need.
 _BYTES_AS_SENT = 1.25
-_MAX_BODY_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def upload_cost(pages: int, size: int, *, taken_over: int = 0, queue: str = "key
     if not pages:
         return Cost(0, 0, 0, 4, 0)
     chunks = max(ceil(pages / CHUNK_PAGES), ceil(size / CHUNK_BYTES))
-    bodies = max(chunks, ceil(size * _BYTES_AS_SENT / _MAX_BODY_BYTES))
+    bodies = max(chunks, ceil(size * _BYTES_AS_SENT / MAX_BODY_BYTES))
     # One document is written anew with each chunk, instead of an item a page.
     queue_writes = chunks if queue == "document" else pages
     return Cost(
@@ -69,5 +68,5 @@ def upload_cost(pages: int, size: int, *, taken_over: int = 0, queue: str = "key
         bytes=size,
         writes=2 * pages + queue_writes + taken_over + 2,
         requests=6 + bodies + 3 * chunks + ceil(taken_over / 100) + ceil(pages / 1000),
-        work_writes=WRITES_A_PAGE_WORKED * pages,
+        work_writes=_WRITES_A_PAGE_WORKED * pages,
     )

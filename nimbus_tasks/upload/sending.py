@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -112,7 +113,12 @@ def upload_maps(
     :class:`NotFoundError` for an unknown batch and :class:`UsageError` for one that can take no
     page.
     """
-    plan = plan_upload(project, store, checked.maps, batch=batch, changed=changed)
+    taken_over = page_count = 0
+    with store.snapshot() if store else nullcontext() as reading:
+        plan = plan_upload(project, reading, checked.maps, batch=batch, changed=changed)
+        if dry_run or reading is None:
+            taken_over = plan.taken_over(reading, project.project_id)
+            page_count = plan.pages_after(reading)
     head, wanted = plan.head, plan.wanted
     outcome = Uploaded(
         project_id=project.project_id,
@@ -128,8 +134,7 @@ def upload_maps(
         dry_run=dry_run,
     )
     if dry_run or store is None:
-        taken_over = plan.taken_over(store, project.project_id)
-        return replace(outcome, page_count=plan.pages_after(store), taken_over=taken_over)
+        return replace(outcome, page_count=page_count, taken_over=taken_over)
     if not wanted and head is None:
         return outcome
     if not wanted and head is not None and head.intent != Intent.UPLOAD:
@@ -148,8 +153,6 @@ def _send(
 ) -> Uploaded:
     """Batch with all its page ids; contents, statuses and queue by chunks; then batch again."""
     project_id, head, wanted = project.project_id, plan.head, plan.wanted
-    known = () if head is None else batches.pages_of(store, head)
-    anew = {page.page_id for page in known} & {content_map.page_id for content_map in wanted}
     batch_id = _open_batch(store, project, head, wanted)
     store.prefetch(status_prefix(project_id))
     progress.begin("Uploading", len(wanted))
@@ -158,7 +161,7 @@ def _send(
     try:
         for chunk in _chunks(folder, wanted, project_id, refused):
             with store.transaction() as tx:
-                taken_from = _put_pages(tx, project_id, batch_id, chunk, anew)
+                taken_from = _put_pages(tx, project_id, batch_id, chunk, plan.anew)
             sent += len(chunk)
             taken_over += sum(taken_from.values())
             old_batches |= taken_from.keys()

@@ -35,13 +35,13 @@ from nimbus_tasks.processors.command import CommandProcessor
 from nimbus_tasks.ui.console import stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
-from nimbus_tasks.worker.engine import (
+from nimbus_tasks.worker.engine import Worker
+from nimbus_tasks.worker.options import (
     DEFAULT_CONCURRENCY,
     DEFAULT_LEASE_SECONDS,
     DEFAULT_MAX_ATTEMPTS,
     Options,
     Worked,
-    Worker,
 )
 
 
@@ -117,8 +117,12 @@ def worker(
         crew = Worker(store, project.project_id, process, options, display)
         with stopping_on_signals(crew):
             worked = crew.run()
-        if options.batch_id is not None:  # it may have ended before, by the hand of another
-            worked.batches[options.batch_id] = _status(store, project.project_id, options.batch_id)
+        judged = options.batch_id
+        if exit_status and judged is None and not worked.batches:
+            heads = batches.heads(store, project.project_id)
+            judged = heads[0].batch_id if heads else None
+        if judged is not None:  # it may have ended before, by the hand of another
+            worked.batches[judged] = _status(store, project.project_id, judged)
     if json:
         console.document(worked.to_json())
     else:

@@ -11,7 +11,7 @@ from nimbus_tasks.ui.figures import duration, pages, rate
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip
-from nimbus_tasks.worker.engine import Worked
+from nimbus_tasks.worker.options import Worked
 
 
 class WorkerDisplay(ProgressBar):

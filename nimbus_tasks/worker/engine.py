@@ -7,9 +7,8 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
-from collections.abc import Set
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import (
@@ -32,10 +31,8 @@ from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
 from nimbus_tasks.worker.lookout import Lookout
+from nimbus_tasks.worker.options import Options, Watcher, Worked
 
-DEFAULT_CONCURRENCY = 4
-DEFAULT_MAX_ATTEMPTS = 1
-DEFAULT_LEASE_SECONDS = 60.0
 #: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
@@ -54,61 +51,6 @@ OUTAGE_SECONDS = 600.0
 COUNT_SECONDS = 5.0
 #: Step and progress of a page that waits for a thread.
 _NOT_BEGUN: tuple[str | None, float] = (None, 0.0)
-
-
-class Watcher(Protocol):
-    """Who is told what the worker does."""
-
-    def page_ended(self, outcome: Outcome) -> None:
-        """An attempt has ended and its outcome is stored."""
-
-    def still_to_do(self, count: int) -> None:
-        """So many pages are queued or in hand."""
-
-    def waits(self, reason: str) -> None:
-        """Nothing is to be done now; the worker waits, for this reason."""
-
-    def stops(self, in_flight: int) -> None:
-        """The worker has been asked to stop and lets so many pages in flight finish."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a worker works. ``timeout`` and ``lease_seconds`` are seconds."""
-
-    concurrency: int = DEFAULT_CONCURRENCY
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS
-    timeout: float | None = None
-    lease_seconds: float = DEFAULT_LEASE_SECONDS
-    batch_id: str | None = None
-    forever: bool = False
-
-
-@dataclass
-class Worked:
-    """What a worker has done. ``refused`` outcomes came after their claim had lapsed."""
-
-    done: int = 0
-    failed: int = 0
-    tried_again: int = 0
-    refused: int = 0
-    released: int = 0
-    taken_up: int = 0
-    seconds: float = 0.0
-    batches: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``--json``."""
-        return {
-            "done": self.done,
-            "failed": self.failed,
-            "tried_again": self.tried_again,
-            "refused": self.refused,
-            "released": self.released,
-            "taken_up": self.taken_up,
-            "seconds": round(self.seconds, 3),
-            "batches": [{"batch_id": b, "status": s} for b, s in self.batches.items()],
-        }
 
 
 @dataclass
@@ -147,6 +89,7 @@ class Worker:
         self._last_exchange = self._last_count = self._last_progress = 0.0
         self._queue_is_empty = False
         self._lost_since: float | None = None
+        self._to_release: list[Claim] = []
         self._open_batches: set[str] = set()
         self._stops = self._stops_told = 0
         self._next_look = 0.0
@@ -167,27 +110,50 @@ class Worker:
         begun = time.monotonic()
         try:
             self._take_up_lapsed()
-            while self._stops < 2 and (self._stops == 0 or self._pool.unfinished or self._ended):
+            while self._goes_on():
                 self._ended += self._pool.outcomes(self._patience())
-                if self._stops != self._stops_told:
-                    self._stops_told = self._stops
-                    self._release(self._pool.take_back_waiting())
-                    self._watcher.stops(self._pool.unfinished)
-                if self._is_due():
-                    self._exchange_when_reachable()
-                if self._is_idle() and not self._has_reason_to_wait():
-                    break
+                try:
+                    if not self._turn():
+                        break
+                    self._lost_since = None
+                except StoreUnreachableError as error:
+                    self._bear(error)
         finally:
             self._pool.close()
         if self._stops >= 2:
             self._ended += self._pool.outcomes(0)
+            self._to_release += [held.claim for held in self._in_hand.values()]
             self._exchange()
-            self._release([held.claim for held in self._in_hand.values()])
         # What others did meanwhile counts as well: batches that were open may have ended.
         self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
         self._save_snapshots()
         self.worked.seconds = time.monotonic() - begun
         return self.worked
+
+    def _goes_on(self) -> bool:
+        if self._stops == 0:
+            return True
+        return self._stops == 1 and bool(self._pool.unfinished or self._ended or self._to_release)
+
+    def _turn(self) -> bool:
+        """Whatever is due now; ``False`` when nothing is left to do."""
+        if self._stops != self._stops_told:
+            self._stops_told = self._stops
+            self._to_release += self._pool.take_back_waiting()
+            self._watcher.stops(self._pool.unfinished)
+        if self._is_due():
+            self._exchange()
+        return not self._is_idle() or self._has_reason_to_wait()
+
+    def _bear(self, error: StoreUnreachableError) -> None:
+        """An outage of the store: what pages have cost must not be lost for it. Outcomes are kept,
+        pages in hand go on, and all is written when the store is back."""
+        self._last_exchange = now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        self._lost_since = self._lost_since or now
+        if now - self._lost_since > OUTAGE_SECONDS or self._stops > 1:
+            raise error
+        self._watcher.waits(f"the store ({error.message})")
 
     def _patience(self) -> float:
         """Seconds to wait for an outcome: short where there is something to do meanwhile."""
@@ -198,6 +164,8 @@ class Worker:
 
     def _is_due(self) -> bool:
         since = time.monotonic() - self._last_exchange
+        if self._to_release and not self._pool.unfinished:
+            return since >= self._store.write_interval
         if since < self._store.write_interval:
             return False
         wants_pages = not self._stops and self._pool.unfinished < self._wanted()
@@ -220,43 +188,45 @@ class Worker:
         most = MAX_AHEAD_CHARACTERS / self._page_characters
         return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
 
-    def _exchange_when_reachable(self) -> None:
-        """What pages have cost must not be lost for an outage of the store: outcomes are kept, and
-        pages in hand go on."""
-        try:
-            self._exchange()
-            self._lost_since = None
-        except StoreUnreachableError as error:
-            self._last_exchange = now = time.monotonic()
-            self._lost_since = self._lost_since or now
-            if now - self._lost_since > OUTAGE_SECONDS or self._stops > 1:
-                raise
-            self._watcher.waits(f"the store ({error.message})")
-
     def _exchange(self) -> None:
-        """One transaction: outcomes, leases and progress, what was cancelled, new claims."""
+        """One transaction: outcomes, leases and progress, claims to give back, new claims.
+
+        What is remembered of it is brought up to date when it has been written.
+        """
         now, clock = utc_now(), time.monotonic()
         ended = list(self._ended)
+        self._take_back_cancelled()
+        back = list(self._to_release)
         claims: list[Claim] = []
-        with self._store.transaction() as tx:
-            counted, refused = finish_pages(tx, self._project_id, ended, now)
-            over = {outcome.claim.page_id for outcome in ended}
-            self._renew(tx, clock, over)
-            released = self._release_cancelled(tx)
-            room = self._wanted() - self._pool.unfinished
-            if room > 0 and not self._stops:
-                claims = claim_pages(
-                    tx,
-                    self._project_id,
-                    room,
-                    self._options.lease_seconds,
-                    now,
-                    self._options.batch_id,
-                )
+        room = 0 if self._stops else self._wanted() - self._pool.unfinished
+        try:
+            with self._store.transaction() as tx:
+                counted, refused = finish_pages(tx, self._project_id, ended, now)
+                over = {outcome.claim.page_id for outcome in ended} | {c.page_id for c in back}
+                due = self._due(clock, over)
+                lost = self._renew(tx, due)
+                released = release_claims(tx, self._project_id, back, utc_now())
+                if room > 0:
+                    claims = claim_pages(
+                        tx,
+                        self._project_id,
+                        room,
+                        self._options.lease_seconds,
+                        now,
+                        self._options.batch_id,
+                    )
+        except StoreUnreachableError:
+            # They may have been written all the same, and nobody has them in hand.
+            self._to_release += claims
+            raise
         self._ended = self._ended[len(ended) :]
-        for outcome in ended:
-            self._forget(outcome.claim)
-        self.worked.released += released
+        self._to_release = self._to_release[len(back) :]
+        for claim in (*(outcome.claim for outcome in ended), *back):
+            self._forget(claim)
+        self._was_renewed(due, clock)
+        for page_id in lost:
+            self._in_hand.pop(page_id, None)
+        self.worked.released += len(released)
         self._measure(len(ended), clock)
         self._take(claims, clock)
         self._queue_is_empty = len(claims) < room
@@ -280,48 +250,43 @@ class Worker:
         if held is not None and held.claim.status.claim == claim.status.claim:
             del self._in_hand[claim.page_id]
 
-    def _renew(self, tx: KeyValues, clock: float, over: Set[str]) -> None:
-        """Renew leases that are a third used up; show steps and progress that have changed. Pages
-        that are ``over`` need neither."""
+    def _due(self, clock: float, over: Set[str]) -> dict[str, tuple[str | None, float]]:
+        """Step and progress of the pages whose lease is a third used up, or where they have moved;
+        not of those that are ``over``."""
         progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
-        lease = self._options.lease_seconds
         at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
         due = {}
         for page_id, held in self._in_hand.items():
-            if page_id in over:
-                continue
-            seen = at.get(page_id, _NOT_BEGUN)
+            # One that has ended, and whose outcome comes with the next exchange, stays there.
+            seen = at.get(page_id, held.shown)
             moved = progress_is_due and seen != held.shown
-            if moved or clock - held.renewed > lease / 3:
-                held.shown, held.renewed = seen, clock
-                due[page_id] = (held.claim, *seen)
-        if progress_is_due:
+            is_old = clock - held.renewed > self._options.lease_seconds / 3
+            if page_id not in over and (moved or is_old):
+                due[page_id] = seen
+        return due
+
+    def _renew(self, tx: KeyValues, due: Mapping[str, tuple[str | None, float]]) -> list[str]:
+        """Renew leases and show how far pages are; returns the pages we hold no longer."""
+        held = {page_id: (self._in_hand[page_id].claim, *seen) for page_id, seen in due.items()}
+        return renew_claims(tx, self._project_id, held, self._options.lease_seconds, utc_now())
+
+    def _was_renewed(self, due: Mapping[str, tuple[str | None, float]], clock: float) -> None:
+        for page_id, seen in due.items():
+            if page_id in self._in_hand:
+                self._in_hand[page_id].shown, self._in_hand[page_id].renewed = seen, clock
+        if clock - self._last_progress >= PROGRESS_SECONDS:
             self._last_progress = clock
-        for page_id in renew_claims(tx, self._project_id, due, lease, utc_now()):
-            del self._in_hand[page_id]
 
-    def _release_cancelled(self, tx: KeyValues) -> int:
-        """Give back what was claimed ahead of a batch that has been cancelled meanwhile."""
-        waiting = self._pool.waiting
+    def _take_back_cancelled(self) -> None:
+        """Keep from beginning what was claimed ahead of a batch that has been cancelled since."""
+        if not self._pool.waiting:
+            return
         batch_ids = {held.claim.status.batch_id for held in self._in_hand.values()}
-        cancelled = cancelled_batches(tx, self._project_id, batch_ids) if waiting else set()
-        if not cancelled:
-            return 0
-        taken = self._pool.take_back_waiting()
-        self._pool.submit(claim for claim in taken if claim.status.batch_id not in cancelled)
-        back = [claim for claim in taken if claim.status.batch_id in cancelled]
-        release_claims(tx, self._project_id, back, utc_now())
-        for claim in back:
-            self._forget(claim)
-        return len(back)
-
-    def _release(self, claims: list[Claim]) -> None:
-        if claims:
-            with self._store.transaction() as tx:
-                given_back = release_claims(tx, self._project_id, claims, utc_now())
-            self.worked.released += len(given_back)
-        for claim in claims:
-            self._forget(claim)
+        cancelled = cancelled_batches(self._store, self._project_id, batch_ids)
+        if cancelled:
+            taken = self._pool.take_back_waiting()
+            self._pool.submit(claim for claim in taken if claim.status.batch_id not in cancelled)
+            self._to_release += [c for c in taken if c.status.batch_id in cancelled]
 
     def _measure(self, ended: int, clock: float) -> None:
         """How many pages end in a second, over stretches long enough to tell."""
@@ -353,7 +318,8 @@ class Worker:
         return sum(1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id)
 
     def _is_idle(self) -> bool:
-        return self._queue_is_empty and not self._pool.unfinished and not self._ended
+        at_work = self._pool.unfinished or self._ended or self._to_release
+        return self._queue_is_empty and not at_work
 
     def _has_reason_to_wait(self) -> bool:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import iso_after
+from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import list_pages
+from nimbus_tasks.core.queue import is_newer, item_batch
 from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.
@@ -30,6 +32,8 @@ class Lookout:
             return "the upload of more pages"
         if self._has_silent_claims(store):
             return "the leases of a worker that may be gone"
+        if self._is_arriving(store):
+            return "pages that were queued just now, and are not all to be seen yet"
         return None
 
     def _is_being_uploaded(self, store: KeyValues) -> bool:
@@ -40,6 +44,19 @@ class Lookout:
                 if last_change > since:
                     return True
         return False
+
+    def _is_arriving(self, store: KeyValues) -> bool:
+        """Whether reads lag, and some of what was queued lately cannot be claimed yet."""
+        if not store.lag_seconds:
+            return False
+        since = iso_after(-store.lag_seconds)
+        for info in store.scan(queue_prefix(self._project_id)):
+            if is_newer(info.key, since) and self._batch_id in (None, item_batch(store, info)):
+                return True
+        return any(
+            page.status["status"] == "queued" and (page.status.get("updated") or "") > since
+            for page in list_pages(store, self._project_id, self._batch_id)
+        )
 
     def _has_silent_claims(self, store: KeyValues) -> bool:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that

@@ -586,10 +586,33 @@ def test_an_outcome_whose_claim_is_not_current_is_refused_and_changes_nothing(
     claimed = claim_one(store)
     taken_away(store, claimed)
     before = everything(store)
-    late = ended(claimed, page_value='{"late": true}', try_again=ended is failure)
+    late = ended(claimed, completed=iso(2), page_value='{"late": true}', try_again=ended is failure)
 
     assert finish(store, late, now=LEASE + 3) == [late]
     assert everything(store) == before
+
+
+@pytest.mark.parametrize("ended", [success, failure])
+def test_an_outcome_that_is_sent_again_counts_and_changes_nothing(store: Store, ended: Any) -> None:
+    """A write whose answer was lost: the worker cannot know that it has been done."""
+    queue(store, "page_a")
+    outcome = ended(claim_one(store))
+    finish(store, outcome)
+    before = everything(store)
+
+    assert finish(store, outcome, now=5) == []
+    assert everything(store) == before
+
+
+def test_a_record_never_says_to_be_older_than_the_one_before(store: Store) -> None:
+    """A lease may be renewed after the page has ended, and before that is written."""
+    queue(store, "page_a")
+    claimed = claim_one(store)
+    renew(store, claimed, now=7)
+    finish(store, success(claimed, completed=iso(5)), now=8)
+    ended = status_of(store, "page_a")
+
+    assert (ended.completed, ended.updated) == (iso(5), iso(8))
 
 
 def test_of_two_holders_of_a_page_the_current_one_counts(store: Store) -> None:
@@ -893,7 +916,7 @@ def _act(store: Store, action: str, held: Claim, now: float) -> list[tuple[str, 
         release(store, held, now=now)
         return []
     outcome = success(held) if action == "succeed" else failure(held)
-    outcome = replace(outcome, try_again=action == "try again")
+    outcome = replace(outcome, completed=iso(now), try_again=action == "try again")
     refused = finish(store, outcome, now=now)
     return [] if refused else [(str(held.status.claim), held.attempt)]
 

@@ -25,7 +25,8 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import LEASELESS_SECONDS
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.worker import engine
-from nimbus_tasks.worker.engine import Options, Worker
+from nimbus_tasks.worker.engine import Worker
+from nimbus_tasks.worker.options import Options
 from tests.factories import Quiet, a_map, failing, no_changes, upload, work, write_map
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +35,10 @@ def open_cloudflare(
     from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 
     client = open_client(config, environment, on_wait)
-    journal = Journal(folder / f"recent-{checked_namespace(config)[:12]}.sqlite3")
+    # Another server may have a namespace of the same id, as a local one has that of production.
+    where = f"{api_prefix(config, environment)} {checked_namespace(config)}"
+    name = hashlib.sha256(where.encode()).hexdigest()[:12]
+    journal = Journal(folder / f"recent-{name}.sqlite3")
     return CloudflareStore(client, journal, paced=not client.is_local)
 
 

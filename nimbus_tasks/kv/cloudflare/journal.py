@@ -8,9 +8,10 @@ directory share, with the revision that it wrote.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -27,19 +28,44 @@ TURN_TIMEOUT_SECONDS = 400.0
 
 
 class Written(NamedTuple):
-    """A write of ours: when (seconds since 1970), its revision, whether it was a deletion."""
+    """A write of ours: when (seconds since 1970), its revision, whether it was a deletion.
+
+    ``replaced`` is the digest of the value that was there before, if somebody had written that who
+    names no revision.
+    """
 
     key: str
     at: float
     revision: str
     is_deletion: bool
+    replaced: str | None = None
+
+
+class Kept(NamedTuple):
+    """A write with what was written; of large contents that is the metadata alone."""
+
+    written: Written
+    value: str | None
+    metadata: Metadata | None
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry that was written, if it was one and its value has been kept."""
+        return None if self.value is None else Entry(self.written.key, self.value, self.metadata)
 
 
 class Journal:
-    """The file ``path``; it may be deleted at any time, and then remembers nothing."""
+    """The file ``path``; it may be deleted at any time, and then remembers nothing.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    Values of keys that begin with ``large`` are not kept: they would fill the disk, and that they
+    were written is all that is needed.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, *, large: str = "page:"
+    ) -> None:
         self._clock = clock
+        self._large = large
         path.parent.mkdir(parents=True, exist_ok=True)
         self._turns = FileLock(path.with_name(path.name + ".turn"))
         try:
@@ -50,13 +76,29 @@ class Journal:
             self._store = SqliteStore(path, create=True)
         self._pruned = 0.0
 
-    def add(self, entries: Iterable[Entry], deleted: Iterable[str], revision: str) -> None:
-        """Keep what has been written: ``revision`` goes for entries that name none themselves."""
-        now = self._clock()
-        kept = [_kept(entry, now, revision) for entry in entries]
-        gone = [Entry(key, "", {"at": now, "rev": revision, "gone": True}) for key in deleted]
+    def add(
+        self,
+        entries: Iterable[Entry],
+        deleted: Iterable[str],
+        revision: str,
+        replaced: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep what has been written: ``revision`` goes for entries that name none themselves;
+        ``replaced`` has digests by key, of values without a revision."""
+        now, digests = self._clock(), replaced or {}
+        kept = []
+        for entry in entries:
+            value = None if entry.key.startswith(self._large) else entry.value
+            document = json.dumps([value, entry.metadata], ensure_ascii=False)
+            told = {"at": now, "rev": revision_of(entry.metadata) or revision}
+            if entry.key in digests:
+                told["replaced"] = digests[entry.key]
+            kept.append(Entry(entry.key, document, told))
+        gone = [
+            Entry(k, "[null,null]", {"at": now, "rev": revision, "gone": True}) for k in deleted
+        ]
         with self._store.transaction() as tx:
-            if now - self._pruned > KEPT_SECONDS / 4:
+            if not 0 <= now - self._pruned < KEPT_SECONDS / 4:
                 self._pruned = now
                 tx.delete_many([info.key for info in tx.scan("") if self._is_old(info)])
             tx.put_many(kept)
@@ -68,13 +110,13 @@ class Journal:
             if not self._is_old(info):
                 yield _written(info)
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, tuple[Written, Entry | None]]:
-        """The writes of ``keys``, with what was written, where that has been kept."""
+    def get_many(self, keys: Iterable[str]) -> dict[str, Kept]:
+        """The writes of ``keys``, with what was written."""
         found = {}
         for key, entry in self._store.get_many(keys).items():
             info = KeyInfo(key, entry.metadata)
             if not self._is_old(info):
-                found[key] = (_written(info), _restored(entry))
+                found[key] = Kept(_written(info), *json.loads(entry.value))
         return found
 
     @contextmanager
@@ -98,7 +140,8 @@ class Journal:
         self._turns.close()
 
     def _is_old(self, info: KeyInfo) -> bool:
-        return self._clock() - float((info.metadata or {}).get("at") or 0) > KEPT_SECONDS
+        # What is of the future is of before a clock was set back, and nobody knows how old it is.
+        return not 0 <= self._clock() - float((info.metadata or {}).get("at") or 0) <= KEPT_SECONDS
 
 
 def revision_of(metadata: Metadata | None) -> str:
@@ -110,20 +153,11 @@ def revision_of(metadata: Metadata | None) -> str:
     return ""
 
 
-def _kept(entry: Entry, now: float, revision: str) -> Entry:
-    # Contents are large and never change state: that they were written is all that is needed.
-    value = None if entry.key.startswith("page:") else entry.value
-    document = json.dumps([value, entry.metadata], ensure_ascii=False, separators=(",", ":"))
-    return Entry(entry.key, document, {"at": now, "rev": revision_of(entry.metadata) or revision})
-
-
-def _restored(kept: Entry) -> Entry | None:
-    if not kept.value:
-        return None
-    value, metadata = json.loads(kept.value)
-    return None if value is None else Entry(kept.key, value, metadata)
+def digest_of(value: str) -> str:
+    """What tells a value from another."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _written(info: KeyInfo) -> Written:
-    metadata = info.metadata or {}
-    return Written(info.key, metadata["at"], metadata["rev"], bool(metadata.get("gone")))
+    told = info.metadata or {}
+    return Written(info.key, told["at"], told["rev"], bool(told.get("gone")), told.get("replaced"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from heapq import merge
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from nimbus_tasks.kv.cloudflare.chunks import check_limits
 from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
-from nimbus_tasks.kv.cloudflare.journal import Journal, Written, revision_of
+from nimbus_tasks.kv.cloudflare.journal import Journal, Kept, Written, digest_of, revision_of
 from nimbus_tasks.kv.store import (
     MAX_METADATA_BYTES,
     Entry,
@@ -38,8 +38,8 @@ FRESH_SECONDS = 5.0
 ABSENT_SECONDS = 60.0
 #: Requests a second that leave an account something for others: 1,200 in five minutes is all.
 REQUESTS_A_SECOND = 3.0
-#: Records of these kinds are never deleted: what has been seen of them once is there.
-_LASTING = ("status:", "batch:")
+#: Values of records that name their last change in themselves are small.
+_SMALL_VALUE = 16_384
 #: Listings of at most so many keys are kept for the rest of a transaction.
 _KEYS_CACHED = 50_000
 #: Groups of writes that fit into one request are sent as one.
@@ -54,7 +54,11 @@ class _Pending(NamedTuple):
 
 
 class CloudflareStore(Store):
-    """A store on one KV namespace. ``paced``: it shares an account's budget of requests."""
+    """A store on one KV namespace.
+
+    ``paced``: it shares an account's budget of requests. ``lasting`` are prefixes of records that
+    stay once they are there: what has been seen of them is not forgotten because a place lacks it.
+    """
 
     lag_seconds = 60.0
 
@@ -64,12 +68,14 @@ class CloudflareStore(Store):
         journal: Journal,
         *,
         paced: bool = True,
+        lasting: tuple[str, ...] = ("status:", "batch:"),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._journal = journal
         self._paced = paced
+        self._lasting = lasting
         self._sleep = sleep
         self._clock = clock
         self._pending: dict[str, _Pending] | None = None
@@ -77,6 +83,7 @@ class CloudflareStore(Store):
         self._cache: dict[str, list[KeyInfo]] | None = None
         self._seen: dict[str, tuple[str, str, float]] = {}
         self._whole: dict[str, tuple[float, frozenset[str]]] = {}
+        self._foreign: dict[str, str] = {}
         self._heads: dict[str, tuple[float, KeyInfo | None]] = {}
         self._counted, self._cost = 0, 0
 
@@ -88,31 +95,41 @@ class CloudflareStore(Store):
         found = {k: p.entry for k in wanted if (p := pending.get(k)) is not None}
         asked = [key for key in wanted if key not in found]
         ours = self._journal.get_many(asked)
-        for key, (written, entry) in ours.items():
-            is_kept = written.is_deletion or entry is not None
-            if is_kept and self._clock() - written.at < FRESH_SECONDS:
-                found[key] = entry
+        for key, kept in ours.items():
+            if self._is_fresh(kept.written.at) and (kept.written.is_deletion or kept.entry):
+                found[key] = kept.entry
         asked = [key for key in asked if key not in found]
-        read = self._read(asked, ours.keys())
+        read = self._read(asked, ours)
         for key in asked:
             found[key] = entry = read.get(key)
-            if key in ours:
-                written, kept = ours[key]
-                if entry is None or not self._is_newer(_revision_of(entry), written):
-                    found[key] = None if written.is_deletion else kept or entry
+            if key in ours and not self._is_newer(entry, ours[key].written):
+                found[key] = ours[key].entry or (None if ours[key].written.is_deletion else entry)
         return {key: _bare(entry) for key in wanted if (entry := found[key]) is not None}
 
-    def _read(self, keys: list[str], ours: Iterable[str]) -> dict[str, Entry]:
-        """What KV says of ``keys``; a content of ours that is not there yet is waited for."""
+    def _read(self, keys: list[str], ours: Mapping[str, Kept]) -> dict[str, Entry]:
+        """What KV says of ``keys``. A content of ours that has not arrived is waited for; if it
+        does not come, it is not there: an older one in its place would be worked on."""
         there = [key for key in keys if not self._is_absent(key)]
         read = self._client.get_many(there)
-        late = [key for key in ours if key in keys and key.startswith("page:") and key not in read]
+        unkept = {
+            key: kept.written
+            for key, kept in ours.items()
+            if key in keys and kept.value is None and not kept.written.is_deletion
+        }
+
+        def late() -> list[str]:
+            return [key for key, ours in unkept.items() if not self._is_there(read.get(key), ours)]
+
         for pause in (1.0, 2.0, 4.0, 8.0):
-            if not late:
+            if not late():
                 break
             self._sleep(pause)
-            read |= self._client.get_many(late)
-            late = [key for key in late if key not in read]
+            read |= self._client.get_many(late())
+        for key in late():
+            read.pop(key, None)
+        for entry in read.values():
+            if not _revision_of(entry):
+                self._foreign[entry.key] = digest_of(entry.value)
         return read
 
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
@@ -127,16 +144,13 @@ class CloudflareStore(Store):
             entry = self._pending[key].entry
             return None if entry is None else KeyInfo(key, entry.metadata)
         at, known = self._heads.get(key, (0.0, None))
-        now = self._clock()
         ours = self._journal.get_many([key]).get(key)
-        if ours is not None and now - ours[0].at < FRESH_SECONDS:
-            written, entry = ours
-            if written.is_deletion or entry is not None:
-                return None if entry is None else KeyInfo(key, entry.metadata)
-        if now - at < FRESH_SECONDS:
+        if ours is not None and self._is_fresh(ours.written.at):
+            return None if ours.written.is_deletion else KeyInfo(key, ours.metadata)
+        if self._is_fresh(at):
             return known
         info = None if self._is_absent(key) else super().head(key)
-        self._heads[key] = (now, info)
+        self._heads[key] = (self._clock(), info)
         return info
 
     def prefetch(self, prefix: str) -> None:
@@ -151,7 +165,7 @@ class CloudflareStore(Store):
         gone = 0 if limit is None else sum(w.is_deletion for w in self._journal.scan(prefix))
         pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
         listed: Iterator[KeyInfo] = (self._latest(info) for page in pages for info in page)
-        if limit is None and prefix.startswith(_LASTING):
+        if limit is None and prefix.startswith(self._lasting):
             listed = self._with_seen(listed, prefix)
         kept: list[KeyInfo] | None = [] if limit is None and self._cache is not None else None
         # Closed at once where the listing fails: the journal's cursor would stay open.
@@ -211,9 +225,7 @@ class CloudflareStore(Store):
             if ours is None or ours.key != info.key:
                 yield info
                 continue
-            revision = revision_of(info.metadata)
-            is_the_same = revision == ours.revision and not ours.is_deletion
-            if is_the_same or self._is_newer(revision, ours):
+            if self._is_there(Entry(info.key, "", info.metadata), ours):
                 yield info
             else:
                 yield from self._ours(ours)
@@ -224,20 +236,42 @@ class CloudflareStore(Store):
 
     def _ours(self, written: Written) -> Iterator[KeyInfo]:
         if not written.is_deletion:
-            _, entry = self._journal.get_many([written.key]).get(written.key, (None, None))
-            yield KeyInfo(written.key, entry.metadata if entry else None)
+            kept = self._journal.get_many([written.key]).get(written.key)
+            yield KeyInfo(written.key, kept.metadata if kept else None)
 
-    def _is_newer(self, revision: str, ours: Written) -> bool:
-        """Whether a read is newer than our write. Who writes no revision is somebody else, and may
-        have written before us or after: as long as reads lag, ours counts."""
-        if not revision:
-            return self._clock() - ours.at > self.lag_seconds
-        return revision > ours.revision
+    def _is_newer(self, read: Entry | None, ours: Written) -> bool:
+        """Whether a read is newer than our write.
+
+        Who writes no revision is somebody else, and may have written before us or after: before, if
+        it is the value that we found there. Of a listing, or where we had not looked, ours counts
+        as long as reads lag.
+        """
+        revision = "" if read is None else _revision_of(read)
+        if read is None or revision:
+            return revision > ours.revision
+        if read.value and ours.replaced is not None:
+            return digest_of(read.value) != ours.replaced
+        return not 0 <= self._clock() - ours.at <= self.lag_seconds
+
+    def _is_there(self, read: Entry | None, ours: Written) -> bool:
+        """Whether a read is our write, or newer."""
+        if read is None:
+            return False
+        is_the_same = _revision_of(read) == ours.revision and not ours.is_deletion
+        return is_the_same or self._is_newer(read, ours)
+
+    def _is_fresh(self, at: float) -> bool:
+        # A time of the future is of before the clock was set back.
+        return 0 <= self._clock() - at < FRESH_SECONDS
 
     def _is_absent(self, key: str) -> bool:
-        for prefix, (at, names) in self._whole.items():
-            if key.startswith(prefix) and self._clock() - at < ABSENT_SECONDS:
-                return key not in names
+        for prefix, (at, names) in list(self._whole.items()):
+            if not key.startswith(prefix):
+                continue
+            if not 0 <= self._clock() - at < ABSENT_SECONDS:
+                self.prefetch(prefix)
+                _, names = self._whole[prefix]
+            return key not in names
         return False
 
     # --- writing ---
@@ -254,8 +288,9 @@ class CloudflareStore(Store):
         assert self._pending is not None
         self._group += 1
         for key, entry in writes:
-            self._pending.pop(key, None)
-            self._pending[key] = _Pending(self._group, entry)
+            # Written again, a key keeps its turn: a batch that is marked first is sent first.
+            before = self._pending.get(key)
+            self._pending[key] = _Pending(before.group if before else self._group, entry)
 
     @contextmanager
     def transaction(self) -> Iterator[KeyValues]:
@@ -292,7 +327,7 @@ class CloudflareStore(Store):
         revision = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         for entries in _requests(pending):
             self._client.put_many([_stamped(entry, revision) for entry in entries])
-            self._journal.add(entries, [], revision)
+            self._journal.add(entries, [], revision, self._replaced(entries))
         doomed = [key for key, write in pending.items() if write.entry is None]
         if doomed:
             self._client.delete_many(doomed)
@@ -303,8 +338,14 @@ class CloudflareStore(Store):
             self._cost += self._client.requests_made - self._counted
             self._counted = self._client.requests_made
 
+    def _replaced(self, entries: Iterable[Entry]) -> dict[str, str]:
+        """Digests of what somebody else had written where these entries are now."""
+        keys = [entry.key for entry in entries if entry.key in self._foreign]
+        return {key: self._foreign[key] for key in keys}
+
     def _wait_for_turn(self, keys: Iterable[str]) -> None:
-        last = max((w.at for w, _ in self._journal.get_many(keys).values()), default=0.0)
+        ours = self._journal.get_many(keys).values()
+        last = max((kept.written.at for kept in ours), default=0.0)
         wait = last + KEY_INTERVAL_SECONDS - self._clock()
         if 0 < wait <= KEY_INTERVAL_SECONDS:  # a clock that was set back makes nobody wait
             self._sleep(wait)
@@ -354,14 +395,14 @@ def _requests(pending: dict[str, _Pending]) -> Iterator[list[Entry]]:
 def _revision_of(entry: Entry) -> str:
     """The revision of an entry, from its value where somebody wrote it who leaves no metadata."""
     revision = revision_of(entry.metadata)
-    if entry.key.startswith("status:"):
-        try:
-            value = json.loads(entry.value)
-        except (ValueError, RecursionError):
-            return revision
-        told = value.get("updated") if isinstance(value, dict) else None
-        revision = max(revision, told) if isinstance(told, str) else revision
-    return revision
+    if not entry.value or len(entry.value) > _SMALL_VALUE:
+        return revision
+    try:
+        value = json.loads(entry.value)
+    except (ValueError, RecursionError):
+        return revision
+    told = value.get("updated") if isinstance(value, dict) else None
+    return max(revision, told) if isinstance(told, str) else revision
 
 
 def _stamped(entry: Entry, revision: str) -> Entry:

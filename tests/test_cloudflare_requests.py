@@ -140,3 +140,21 @@ def test_requests(
         assert len(server.requests) <= most["tick"]
     made = {name: (one.count, one.made) for name, one in counted.items()}
     assert all(one.count <= most[name] for name, one in counted.items()), made
+
+
+def test_records_that_somebody_else_wrote_are_read_many_at_a_time(
+    project: Project, server: KVServer, tmp_path: Path
+) -> None:
+    """A Worker's writes leave no metadata: their values are read, a hundred a request."""
+    write_large_maps(tmp_path / "maps", 1000)
+    with project.open_store() as store:
+        upload(project, store, tmp_path / "maps")
+    with server.lock:
+        for key, (value, _) in list(server.data.items()):
+            if key.startswith(("status:", "logs:")):
+                server.data[key] = (value, None)
+        server._sorted = None
+    elsewhere = replace(project, root=tmp_path / "elsewhere")
+    with (command := Requests(elsewhere, server)) as store:
+        assert view_batch(elsewhere, store).tally.counts["queued"] == 1000
+    assert command.count <= 2 + 10, command.made

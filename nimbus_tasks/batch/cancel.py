@@ -16,7 +16,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import UsageError
-from nimbus_tasks.core.lifecycle import Intent, batch_status, is_finished
+from nimbus_tasks.core.lifecycle import Intent, is_finished
 from nimbus_tasks.core.pages import read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -56,8 +56,8 @@ def cancel_batch(
     """
     with store.transaction() as tx:
         head = batches.find(tx, project.project_id, batch)
-        counts = batches.fold(tx, head).counts
-        status = batch_status(head.intent, counts).value
+        tally = batches.fold(tx, head)
+        counts, status = tally.counts, tally.status(head.intent)
         ended = counts["done"] + counts["failed"] + counts["cancelled"]
         if is_finished(status) or head.intent == Intent.CANCEL:
             in_flight = counts["processing"]

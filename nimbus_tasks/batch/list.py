@@ -13,7 +13,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import UsageError
-from nimbus_tasks.core.lifecycle import BatchStatus, Tally, batch_status
+from nimbus_tasks.core.lifecycle import BatchStatus, Tally
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_table
@@ -64,7 +64,7 @@ def _row(head: BatchHead, tally: Tally | None) -> BatchRow:
         return BatchRow(
             head.batch_id, head.status, head.created, head.page_count, head.summary(), cancelled
         )
-    status = batch_status(head.intent, tally.counts).value
+    status = tally.status(head.intent)
     cancelled = tally.counts["cancelled"]
     return BatchRow(head.batch_id, status, head.created, tally.total, tally.summary(), cancelled)
 

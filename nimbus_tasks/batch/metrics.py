@@ -17,7 +17,6 @@ from nimbus_tasks.command import (
     project_root,
 )
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.lifecycle import batch_status
 from nimbus_tasks.core.metrics import Metrics, batch_metrics
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
@@ -45,7 +44,7 @@ def measure_batch(project: Project, store: Store, batch: str | None = None) -> B
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
         tally = batches.fold(reading, head)
-    status = batch_status(head.intent, tally.counts).value
+    status = tally.status(head.intent)
     return BatchMetrics(head.batch_id, status, batch_metrics(tally))
 
 

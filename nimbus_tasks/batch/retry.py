@@ -22,7 +22,7 @@ from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError
 from nimbus_tasks.core.keys import page_id_for
-from nimbus_tasks.core.lifecycle import Intent, batch_status
+from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
@@ -82,7 +82,7 @@ def retry_pages(
             infos = [_named(infos, head, page)]
         chosen, superseded = _choose(infos, code, include_cancelled)
         if dry_run or not chosen:
-            status = batch_status(head.intent, batches.fold(tx, head).counts).value
+            status = batches.fold(tx, head).status(head.intent)
         else:
             status = _requeue(tx, head, [info.page_id for info in chosen])
     return Retried(

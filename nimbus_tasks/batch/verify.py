@@ -31,7 +31,7 @@ from nimbus_tasks.core.keys import (
     queue_prefix,
     status_key,
 )
-from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
+from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue
@@ -116,7 +116,7 @@ def verify_batch(
         for check in (_statuses, _queue, _claims, _contents, _listing, _snapshot):
             findings += check(tx, head, repair)
             head = batches.find(tx, project_id, head.batch_id)
-        status = batch_status(head.intent, batches.fold(tx, head).counts).value
+        status = batches.fold(tx, head).status(head.intent)
     return Verified(head.batch_id, status, findings)
 
 
@@ -280,7 +280,7 @@ def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
 def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """What the batch record says of an ended batch is what its pages say."""
     tally, states = batches.fold_with_states(tx, head, head.page_count)
-    status = batch_status(head.intent, tally.counts).value
+    status = tally.status(head.intent)
     if not head.is_final and not is_finished(status):
         return  # what it says of a batch at work is of a while ago
     record = tx.get(batch_key(head.project_id, head.batch_id))

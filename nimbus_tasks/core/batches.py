@@ -22,7 +22,7 @@ from nimbus_tasks.core.keys import (
     is_id,
     superseded_prefix,
 )
-from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
+from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
 from nimbus_tasks.core.pages import PageInfo, list_pages, small_statuses
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
@@ -203,7 +203,7 @@ def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
     return BatchView(
         head=head,
         tally=tally,
-        status=batch_status(head.intent, tally.counts).value,
+        status=tally.status(head.intent),
         # Where nobody is at work, how fast somebody was says nothing of what is left.
         pace=pace(tally, now) if len(in_flight) > len(stalled) else UNKNOWN,
         in_flight=in_flight,
@@ -226,7 +226,7 @@ def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
     batch = load(tx, project_id, batch_id)
     tally, states = fold_with_states(tx, batch.head, len(batch.pages))
-    status = batch_status(batch.head.intent, tally.counts).value
+    status = tally.status(batch.head.intent)
     tx.put_many([batch.with_snapshot(tally, status, states).entry()])
     return status
 

@@ -60,9 +60,11 @@ def is_finished(status: str) -> bool:
     return status in TERMINAL_BATCH_STATUSES
 
 
-def batch_status(intent: str, counts: Mapping[str, int]) -> BatchStatus:
+def batch_status(intent: str, counts: Mapping[str, int], superseded: int = 0) -> BatchStatus:
     """The status that follows from what was asked and what the pages are in.
 
+    ``superseded`` of the cancelled pages are so because a later batch took them over before they
+    had ended here; nobody has cancelled this batch for that, and it ends by what its others did.
     Source of the rule: the design's lifecycle; ``tests/core/test_lifecycle.py`` is its table.
     """
     total = sum(counts.values())
@@ -76,7 +78,7 @@ def batch_status(intent: str, counts: Mapping[str, int]) -> BatchStatus:
             return BatchStatus.RETRYING
         begun = counts["processing"] or open_pages < total
         return BatchStatus.PROCESSING if begun else BatchStatus.QUEUED
-    if counts["cancelled"]:
+    if counts["cancelled"] > superseded or (superseded and superseded == total):
         return BatchStatus.CANCELLED
     if counts["failed"] == 0:
         return BatchStatus.COMPLETED
@@ -115,6 +117,7 @@ class Tally:
     confidence_sum: float = 0.0
     confidence_count: int = 0
     attempts: int = 0
+    superseded: int = 0
     first_started: str | None = None
     last_change: str | None = None
 
@@ -132,6 +135,8 @@ class Tally:
             self.first_started = started
         if state == "done":
             self._add_result(page)
+        elif state == "cancelled":
+            self.superseded += "superseded_by" in page
         elif state == "failed":
             self.errors[page.get("code") or "unknown"] += 1
         completed = page.get("completed")
@@ -159,6 +164,10 @@ class Tally:
         counts = {state: self.states[state] for state in PAGE_STATES}
         counts["uploaded"] += self.total - self.seen
         return counts
+
+    def status(self, intent: str) -> str:
+        """The status of the batch for which that was asked."""
+        return batch_status(intent, self.counts, self.superseded).value
 
     @property
     def pending(self) -> int:

@@ -6,11 +6,13 @@ this lock held round each write transaction and checkpoint it is tens of millise
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 #: Short, so that a waiter finds the gap between two transactions of a busy worker.
 _POLL_SECONDS = 0.002
@@ -21,6 +23,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        _open_locks.add(self)
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock; ``False`` if somebody holds it for longer than ``timeout`` seconds."""
@@ -36,11 +39,30 @@ class FileLock:
         _unlock(self._fd)
 
     def close(self) -> None:
-        """Give the file back; a lock that is still held is released by that."""
+        """Release the lock if it is held, and give the file back."""
         if self._fd >= 0:  # a number that was closed may be another's by now
+            _unlock(self._fd)
             os.close(self._fd)
             self._fd = -1
 
+    def forget(self) -> None:
+        """Close the file without releasing what another process holds through it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+#: A child that a processor forks has our files open: as long as it lives, it would hold our locks.
+_open_locks: WeakSet[FileLock] = WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_open_locks):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 if sys.platform == "win32":
     import msvcrt
@@ -55,7 +77,8 @@ if sys.platform == "win32":
 
     def _unlock(fd: int) -> None:
         os.lseek(fd, 0, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        with contextlib.suppress(OSError):  # it was not held
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl

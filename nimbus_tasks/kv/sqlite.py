@@ -81,7 +81,7 @@ class SqliteStore(Store):
                     chunk,
                 )
                 for key, value, metadata in rows:
-                    found[key] = Entry(key, value, json.loads(metadata) if metadata else None)
+                    found[key] = Entry(key, value, _load(metadata))
         return found
 
     def put_many(self, entries: Iterable[Entry]) -> None:
@@ -114,9 +114,7 @@ class SqliteStore(Store):
                 (prefix, _after_prefix(prefix), -1 if limit is None else limit),
             )
             while rows := cursor.fetchmany(_ROWS_A_PARSE):
-                texts = ",".join([metadata or "null" for _, metadata in rows])
-                parsed = json.loads(f"[{texts}]")
-                yield from map(KeyInfo, [key for key, _ in rows], parsed)
+                yield from map(KeyInfo, [key for key, _ in rows], _load_many([m for _, m in rows]))
 
     @contextmanager
     def transaction(self) -> Iterator[KeyValues]:
@@ -156,8 +154,13 @@ class SqliteStore(Store):
         with self._translated():
             (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             (mode,) = self._db.execute("PRAGMA journal_mode").fetchone()
+            (lost,) = self._db.execute(
+                "SELECT count(*) FROM keys LEFT JOIN vals USING (key) WHERE vals.key IS NULL"
+            ).fetchone()
         if sound != "ok":
             found.append(f"{self._path} is damaged: {sound}")
+        if lost:
+            found.append(f"{self._path} has lost the values of {lost:,} keys")
         if mode != "wal":
             found.append(
                 f"{self._path} lies on a file system without shared memory between processes"
@@ -266,6 +269,28 @@ def _check_limits(key: str, value: str, metadata: str | None) -> None:
         raise StoreError(f"the value of {key} is larger than {MAX_VALUE_BYTES} bytes")
     if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
         raise StoreError(f"the metadata of {key} is larger than {MAX_METADATA_BYTES} bytes")
+
+
+def _load(metadata: str | None) -> Metadata | None:
+    """Metadata that somebody else has spoiled counts as none: the value is read then."""
+    try:
+        loaded = json.loads(metadata) if metadata else None
+    except (ValueError, RecursionError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def _load_many(texts: list[str | None]) -> list[Metadata | None]:
+    try:
+        loaded: list[Metadata | None] = json.loads(f"[{','.join([t or 'null' for t in texts])}]")
+    except (ValueError, RecursionError):
+        return [_load(text) for text in texts]
+    if len(loaded) != len(texts) or not {type(one) for one in loaded} <= _METADATA_TYPES:
+        return [_load(text) for text in texts]
+    return loaded
+
+
+_METADATA_TYPES = {dict, type(None)}
 
 
 def _dump(metadata: Metadata) -> str:

@@ -30,7 +30,7 @@ from nimbus_tasks.core.keys import (
     status_prefix,
     superseded_key,
 )
-from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent, batch_status
+from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent
 from nimbus_tasks.core.maps import (
     ContentMap,
     Listing,
@@ -138,8 +138,7 @@ def upload_maps(
     if not wanted and head is None:
         return outcome
     if not wanted and head is not None and head.intent != Intent.UPLOAD:
-        counts = batches.fold(store, head).counts
-        return replace(outcome, status=batch_status(head.intent, counts).value)
+        return replace(outcome, status=batches.fold(store, head).status(head.intent))
     return _send(project, store, plan, folder, outcome, progress or Silent())
 
 

@@ -27,7 +27,6 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
-from nimbus_tasks.core.lifecycle import batch_status
 from nimbus_tasks.core.project import load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
@@ -54,6 +53,8 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
 
     def handle(_number: int, _frame: object) -> None:
         worker.stop()
+        if worker.is_to_end_now:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -141,7 +142,7 @@ def worker(
 def _status(store: Store, project_id: str, batch_id: str) -> str:
     with store.snapshot() as reading:
         head = batches.find(reading, project_id, batch_id)
-        return batch_status(head.intent, batches.fold(reading, head).counts).value
+        return batches.fold(reading, head).status(head.intent)
 
 
 @contextmanager

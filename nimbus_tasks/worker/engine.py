@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nimbus_tasks.core import batches
@@ -105,6 +106,11 @@ class Worker:
         """Whether somebody asked it to stop."""
         return self._stops > 0
 
+    @property
+    def is_to_end_now(self) -> bool:
+        """Whether it was asked again."""
+        return self._stops > 1
+
     def run(self) -> Worked:
         """Work until there is nothing left, or until it is stopped."""
         begun = time.monotonic()
@@ -118,6 +124,8 @@ class Worker:
                     self._lost_since = None
                 except StoreUnreachableError as error:
                     self._bear(error)
+        except KeyboardInterrupt:
+            self._stops = max(2, self._stops)  # waiting for nothing more, not even for the store
         finally:
             self._pool.close()
         if self._stops >= 2:
@@ -127,6 +135,7 @@ class Worker:
         # What others did meanwhile counts as well: batches that were open may have ended.
         self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
         self._save_snapshots()
+        self._end_batches()
         self.worked.seconds = time.monotonic() - begun
         return self.worked
 
@@ -360,6 +369,18 @@ class Worker:
             lost = find_unqueued(tx, self._project_id, utc_now(), batch_id)
             put_in_queue(tx, self._project_id, lost)
         return bool(lost)
+
+    def _end_batches(self) -> None:
+        """Write down that a batch has ended, of which whoever ended it did not come to say so."""
+        with suppress(StoreError):
+            with self._store.snapshot() as reading:
+                heads = batches.heads(reading, self._project_id)
+                tallies = batches.fold_all(reading, self._project_id, heads)
+            for head in heads:
+                tally = tallies.get(head.batch_id)
+                if tally is not None and is_finished(tally.status(head.intent)):
+                    with self._store.transaction() as tx:
+                        batches.save_snapshot(tx, self._project_id, head.batch_id)
 
     def _save_snapshots(self) -> None:
         while self._open_batches:

@@ -131,6 +131,29 @@ def test_completed_means_that_every_page_is_done(intent: str, pages: dict[str, i
         assert pages == counts(done=pages["done"])
 
 
+@pytest.mark.parametrize(
+    ("pages", "superseded", "status"),
+    [
+        ({"done": 19, "cancelled": 1}, 1, "completed"),
+        ({"done": 18, "failed": 1, "cancelled": 1}, 1, "partially_completed"),
+        ({"failed": 3, "cancelled": 1}, 1, "failed"),
+        ({"cancelled": 4}, 4, "cancelled"),
+        ({"done": 18, "cancelled": 2}, 1, "cancelled"),
+        ({"queued": 2, "cancelled": 2}, 2, "processing"),
+    ],
+)
+def test_a_page_that_a_later_batch_took_over_does_not_make_a_batch_cancelled(
+    pages: dict[str, int], superseded: int, status: str
+) -> None:
+    assert batch_status("run", counts(**pages), superseded).value == status
+    tally = Tally(0)
+    for number, state in enumerate(s for s, count in pages.items() for _ in range(count)):
+        is_taken = state == "cancelled" and tally.superseded < superseded
+        page = {"status": state, "batch_id": "b", "updated": f"2026-{number}"}
+        tally.add({**page, "superseded_by": "later"} if is_taken else page)
+    assert tally.status("run") == status
+
+
 def test_an_intent_can_be_given_as_text_or_as_a_member() -> None:
     for intent in Intent:
         assert batch_status(intent, counts(queued=1)) == batch_status(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,102 @@ def test_a_damaged_journal_is_begun_anew(connect: Open, tmp_path: Path) -> None:
     store = connect()
     store.put("k", "{}")
     assert store.get("k") is not None
+
+
+def test_a_content_older_than_ours_is_not_taken_for_it(
+    connect: Open, server: KVServer, time: Time
+) -> None:
+    """Edited and sent again: what is processed is the edit, or nothing yet."""
+    connect().put("page:p:a", '{"title":"old"}', {"sha256": "1"})
+    old = server.data["page:p:a"]
+    time.now += 400
+    connect().put("page:p:a", '{"title":"new"}', {"sha256": "2"})
+    time.now += 10
+    answer_with(server, "page:p:a", *old)
+    assert connect().get("page:p:a") is None
+    assert sum(time.slept) >= 10
+
+
+def test_a_listing_that_lags_has_the_metadata_of_what_was_sent(
+    connect: Open, server: KVServer, time: Time
+) -> None:
+    """Or an upload of what has changed would send all of it again."""
+    connect().put("page:p:a", "{}", {"sha256": "1"})
+    time.now += 10
+    forget(server, "page:p:a")
+    assert list(connect().scan("page:")) == [KeyInfo("page:p:a", {"sha256": "1"})]
+    assert connect().head("page:p:a") == KeyInfo("page:p:a", {"sha256": "1"})
+
+
+def test_what_somebody_else_has_written_since_is_told_by_what_we_replaced(
+    connect: Open, server: KVServer, time: Time
+) -> None:
+    """The queue document, which others write without metadata."""
+    for before in (None, ("[1]", None)):
+        server.data.clear()
+        server._sorted = None
+        time.now += 400
+        if before is not None:
+            answer_with(server, "queue:p", *before)
+        with connect().transaction() as tx:
+            tx.get("queue:p")
+            tx.put("queue:p", "[1,2]", {})
+        time.now += 7
+        if before is not None:
+            answer_with(server, "queue:p", *before)  # a place that our write has not reached
+            assert connect().get("queue:p") == Entry("queue:p", "[1,2]", {})
+        answer_with(server, "queue:p", "[2]", None)
+        assert connect().get("queue:p") == Entry("queue:p", "[2]", None)
+
+
+def test_after_a_kill_the_journal_is_not_believed_unasked(
+    connect: Open, server: KVServer, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the write and the note of it: a cancel that has arrived must be seen."""
+    connect().put("status:p:a", '{"status":"queued"}', {"status": "queued", "updated": "2026-1"})
+    store = connect()
+    time.now += 2
+    monkeypatch.setattr(store._journal, "add", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.put(
+            "status:p:a", '{"status":"cancelled"}', {"status": "cancelled", "updated": "2026-2"}
+        )
+    again = connect()
+    entry = again.get("status:p:a")
+    assert entry is not None
+    assert entry.value == '{"status":"cancelled"}'
+    head = again.head("status:p:a")
+    assert head is not None
+    assert head.metadata == {"status": "cancelled", "updated": "2026-2"}
+    with again.transaction() as tx:
+        assert tx.get("status:p:a") == entry
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        'UPDATE keys SET metadata = \'{"at":"x"}\'',
+        "UPDATE keys SET metadata = '{\"at\":1800000000}'",
+        "UPDATE vals SET value = '{'",
+        "UPDATE vals SET value = '5'",
+        "DROP TABLE vals",
+    ],
+)
+def test_rubbish_in_the_journal_ends_no_command(connect: Open, tmp_path: Path, spoil: str) -> None:
+    store = connect()
+    store.put("k", "{}", {"n": 1})
+    with closing(sqlite3.connect(tmp_path / "here" / "journal.sqlite3")) as db, db:
+        db.execute(spoil)
+    for used in (store, connect()):
+        assert [info.key for info in used.scan("k")] == ["k"]
+        assert used.get("k") == Entry("k", "{}", {"n": 1})
+        used.put("k", "{}", {"n": 1})
+
+
+def test_a_clock_that_was_set_back_freezes_nothing(
+    connect: Open, server: KVServer, time: Time
+) -> None:
+    connect().put("k", "1", {"updated": "2026-1"})
+    time.now -= 3600
+    answer_with(server, "k", "2", {"updated": "2026-2"})
+    assert connect().get("k") == Entry("k", "2", {"updated": "2026-2"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,3 +143,25 @@ def test_several_processes_take_turns(tmp_path: Path) -> None:
     assert len(lines) == 2 * turns * len(names)
     for begins, ends in zip(lines[::2], lines[1::2], strict=True):
         assert begins.replace("begins", "ends") == ends
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
+    """A processor may fork, and its child may live longer than the worker."""
+    lock, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert lock.acquire(0)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - in the child
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    try:
+        assert not other.acquire(0)
+        lock.close()
+        assert other.acquire(0)
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+        other.close()

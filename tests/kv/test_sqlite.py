@@ -487,3 +487,22 @@ def test_a_failed_opening_holds_nothing_that_a_later_one_needs(path: Path) -> No
 def test_a_store_may_be_closed_before_the_end_of_its_block(path: Path) -> None:
     with SqliteStore(path, create=True) as store:
         store.close()
+
+
+@pytest.mark.parametrize("spoiled", ["[1]", "5", '"text"', "true", "{broken", "{}},{", "[" * 5000])
+def test_metadata_that_is_no_object_counts_as_none(store: Store, path: Path, spoiled: str) -> None:
+    store.put_many([Entry("k:a", "1", {"n": 1}), Entry("k:b", "2", {"n": 2})])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE keys SET metadata = ? WHERE key = 'k:a'", (spoiled,))
+
+    assert list(store.scan("k:")) == [KeyInfo("k:a", None), KeyInfo("k:b", {"n": 2})]
+    assert store.get("k:a") == Entry("k:a", "1", None)
+
+
+def test_keys_without_values_are_a_fault(store: Store, path: Path) -> None:
+    store.put_many([Entry("k:a", "1"), Entry("k:b", "2")])
+    assert store.faults() == []
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM vals WHERE key = 'k:a'")
+
+    assert any("values of 1 keys" in fault for fault in store.faults())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from nimbus_tasks.core.errors import (
     NotFoundError,
     UsageError,
 )
-from nimbus_tasks.core.keys import last_part, page_id_for, queue_prefix
+from nimbus_tasks.core.keys import last_part, page_id_for, queue_prefix, status_key
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.upload import sending
 from nimbus_tasks.upload.folder import check_folder
+from nimbus_tasks.upload.plan import plan_upload
 from nimbus_tasks.worker import lookout
 from tests.factories import a_map, failing, upload, work, write_map, write_maps
 
@@ -140,7 +142,7 @@ def test_pages_in_every_state_are_taken_over_and_both_batches_add_up(
     second = upload(project, store, maps)
     assert second.taken_over == 13
     assert counts(project, store, first) == {"done": 9, "failed": 1, "cancelled": 3}
-    assert view_batch(project, store, first).status == "cancelled"
+    assert view_batch(project, store, first).status == "partially_completed"
     assert counts(project, store, second.batch_id) == {"queued": 13}
     assert len(queued_pages(project, store)) == 13
     work(project, store)
@@ -425,3 +427,47 @@ def test_nothing_to_send_in_the_end_leaves_no_completed_batch(
     outcome = sending.upload_maps(project, store, checked, maps)
     assert (outcome.batch_id, outcome.uploaded, len(outcome.checked.rejected)) == (None, 0, 10)
     assert batches.heads(store, project.project_id) == []
+
+
+def test_edits_whose_upload_was_killed_between_content_and_status_are_sent_again(
+    project: Project, store: Store, maps: Path
+) -> None:
+    """On a store without transactions: the contents have arrived, and nothing says so."""
+    first = upload(project, store, maps).batch_id
+    work(project, store)
+    write_map(maps, "page-003.json", a_map("dist/page-003.html", edited=True))
+    second = upload(project, store, maps, changed=True).batch_id
+    key = status_key(project.project_id, page_id_for(project.project_id, "dist/page-003.html"))
+    entry = store.get(key)
+    assert entry is not None
+    old = {"status": "done", "batch_id": first, "updated": "2026-01-01T00:00:00.000000Z"}
+    store.put(key, json.dumps(old), old)
+    head = batches.find(store, project.project_id, second)
+    batch = batches.load(store, project.project_id, head.batch_id)
+    cut_off = replace(batch, head=replace(head, intent="upload", status="uploading"))
+    store.put_many([cut_off.entry()])
+
+    outcome = upload(project, store, maps, changed=True)
+    assert (outcome.batch_id, outcome.uploaded, outcome.resumed) == (second, 1, True)
+    assert counts(project, store, second) == {"queued": 1}
+
+
+def test_two_who_go_on_with_one_upload_send_no_page_twice(
+    project: Project, store: Store, maps: Path, cut_off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one sends and works between this one's plan and its first write."""
+
+    def planned(*args: Any, **options: Any) -> Any:
+        plan = plan_upload(*args, **options)
+        if not monkeypatched:
+            monkeypatched.append(1)
+            with project.open_store() as other:
+                upload(project, other, maps)
+                work(project, other)
+        return plan
+
+    monkeypatched: list[int] = []
+    monkeypatch.setattr(sending, "plan_upload", planned)
+    upload(project, store, maps)
+    assert counts(project, store) == {"done": 10}
+    assert view_batch(project, store).tally.attempts == 10

@@ -315,3 +315,98 @@ def test_a_store_that_stays_away_ends_the_worker(
     monkeypatch.setattr(store, "transaction", transaction)
     with pytest.raises(StoreUnreachableError):
         work(project, store)
+
+
+def test_an_idle_worker_bears_an_outage_too(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 0.001)
+    upload(project, store, maps)
+    real, left = store.scan, 8
+
+    def scan(*args: Any, **options: Any) -> Any:
+        nonlocal left
+        if worker.worked.done == 10 and left:
+            left -= 1
+            raise StoreUnreachableError("nobody answers")
+        return real(*args, **options)
+
+    monkeypatch.setattr(store, "scan", scan)
+    watcher = StopsWhenItHasWaited()
+    worker = Worker(store, project.project_id, no_changes, Options(forever=True), watcher)
+    watcher.worker = worker
+    assert worker.run().done == 10
+    assert left == 0
+    assert "the store (nobody answers)" in watcher.reasons
+
+
+def test_ctrl_c_in_an_outage_loses_no_outcome(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(project, store, maps)
+    real, left = store.transaction, 6
+
+    @contextmanager
+    def transaction() -> Iterator[KeyValues]:
+        nonlocal left
+        with real() as tx:
+            yield tx
+            if worker.was_stopped and left:
+                left -= 1
+                raise StoreUnreachableError("nobody answers")
+
+    def process(page: Any, progress: Any) -> dict[str, Any]:
+        if page["source_path"] == "dist/page-000.html":
+            worker.stop()
+        return {}
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    worker = Worker(store, project.project_id, process, Options(concurrency=3), Quiet())
+    worked = worker.run()
+    assert left == 0
+    assert worked.done > 0
+    assert counts(project, store) == {"done": worked.done, "queued": 10 - worked.done}
+    assert view_batch(project, store).tally.attempts == worked.done
+
+
+def test_a_worker_writes_down_the_end_of_a_batch_that_another_did_not_come_to(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(project, store, maps)
+    with monkeypatch.context() as killed:
+        killed.setattr(Worker, "_save_snapshots", lambda self: None)
+        killed.setattr(Worker, "_end_batches", lambda self: None)
+        work(project, store)
+    [head] = batches.heads(store, project.project_id)
+    assert not head.is_final
+    assert work(project, store).done == 0
+    [head] = batches.heads(store, project.project_id)
+    assert head.status == "completed"
+
+
+def test_pages_whose_records_have_not_all_arrived_are_waited_for(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items are seen before the statuses, or before the newer ones."""
+    monkeypatch.setattr(type(store), "lag_seconds", 60.0)
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.01)
+    upload(project, store, maps)
+    keys = [status_key(project.project_id, page_id_for(project.project_id, f"dist/page-00{n}.html"))
+            for n in range(10)]  # fmt: skip
+    arrived = store.get_many(keys)
+    store.delete_many(keys[:5])
+    for key in keys[5:]:
+        value = {**json.loads(arrived[key].value), "status": "failed", "updated": "2026-01-01"}
+        store.put(key, json.dumps(value))
+
+    class Arrives(Quiet):
+        def waits(self, reason: str) -> None:
+            super().waits(reason)
+            if len(self.reasons) == 5:
+                store.put_many(arrived.values())
+
+    watcher = Arrives()
+    worker = Worker(store, project.project_id, no_changes, Options(), watcher)
+    assert worker.run().done == 10
+    assert "not all to be seen yet" in watcher.reasons[0]

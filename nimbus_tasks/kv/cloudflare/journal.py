@@ -8,6 +8,7 @@ directory share, with the revision that it wrote.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -25,6 +26,8 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata
 KEPT_SECONDS = 300.0
 #: Longer than a transaction takes that waits for the end of Cloudflare's block of five minutes.
 TURN_TIMEOUT_SECONDS = 400.0
+#: The key that stands in the journal while something is sent.
+_SENDING = "~sending"
 
 
 class Written(NamedTuple):
@@ -67,14 +70,14 @@ class Journal:
         self._clock = clock
         self._large = large
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._turns = FileLock(path.with_name(path.name + ".turn"))
         try:
             self._store = SqliteStore(path, create=True)
         except StoreError:
-            # It is a memory of minutes: a damaged one is worth less than the command.
-            path.unlink(missing_ok=True)
-            self._store = SqliteStore(path, create=True)
+            self._store = self._new_file()
         self._pruned = 0.0
+        self._is_closed = False
 
     def add(
         self,
@@ -97,7 +100,7 @@ class Journal:
         gone = [
             Entry(k, "[null,null]", {"at": now, "rev": revision, "gone": True}) for k in deleted
         ]
-        with self._store.transaction() as tx:
+        with self._sound(), self._store.transaction() as tx:
             if not 0 <= now - self._pruned < KEPT_SECONDS / 4:
                 self._pruned = now
                 tx.delete_many([info.key for info in tx.scan("") if self._is_old(info)])
@@ -106,18 +109,58 @@ class Journal:
 
     def scan(self, prefix: str) -> Generator[Written, None, None]:
         """The writes under ``prefix``, in the order of their keys."""
-        for info in self._store.scan(prefix):
-            if not self._is_old(info):
-                yield _written(info)
+        with self._sound():
+            for info in self._store.scan(prefix):
+                if not self._is_old(info) and info.key != _SENDING:
+                    yield _written(info)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Kept]:
         """The writes of ``keys``, with what was written."""
         found = {}
-        for key, entry in self._store.get_many(keys).items():
-            info = KeyInfo(key, entry.metadata)
-            if not self._is_old(info):
-                found[key] = Kept(_written(info), *json.loads(entry.value))
+        with self._sound():
+            for key, entry in self._store.get_many(keys).items():
+                info = KeyInfo(key, entry.metadata)
+                if not self._is_old(info):
+                    found[key] = Kept(_written(info), *json.loads(entry.value))
         return found
+
+    def begin_sending(self) -> None:
+        """Something is about to be sent of which the journal does not know yet."""
+        with self._sound():
+            self._store.put(_SENDING, "", {"at": self._clock(), "rev": ""})
+
+    def end_sending(self) -> None:
+        """The journal knows all that was sent."""
+        with self._sound():
+            self._store.delete_many([_SENDING])
+
+    def sending_since(self) -> float | None:
+        """When the command of this directory began to send that is sending now, or that was killed
+        when it was; ``None`` where there is none."""
+        with self._sound():
+            info = self._store.head(_SENDING)
+            return None if info is None else float((info.metadata or {})["at"])
+        return None
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        """A file that is damaged, or that somebody has written rubbish into, is begun anew: it is a
+        memory of minutes, and worth less than the command."""
+        try:
+            yield
+        except StoreUnreachableError:
+            raise
+        except (StoreError, ValueError, TypeError, KeyError):
+            if self._is_closed:
+                raise
+            with contextlib.suppress(StoreError):
+                self._store.close()
+            self._store = self._new_file()
+
+    def _new_file(self) -> SqliteStore:
+        for name in (self._path.name + end for end in ("", "-wal", "-shm")):
+            self._path.with_name(name).unlink(missing_ok=True)
+        return SqliteStore(self._path, create=True)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -136,6 +179,7 @@ class Journal:
 
     def close(self) -> None:
         """Release the files."""
+        self._is_closed = True
         self._store.close()
         self._turns.close()
 

@@ -127,9 +127,11 @@ class CloudflareStore(Store):
             read |= self._client.get_many(late())
         for key in late():
             read.pop(key, None)
-        for entry in read.values():
-            if not _revision_of(entry):
-                self._foreign[entry.key] = digest_of(entry.value)
+        if self._pending is not None:
+            for key in keys:
+                entry = read.get(key)
+                is_foreign = entry is not None and not _revision_of(entry)
+                self._foreign[key] = digest_of(entry.value) if entry and is_foreign else ""
         return read
 
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
@@ -261,8 +263,10 @@ class CloudflareStore(Store):
         return is_the_same or self._is_newer(read, ours)
 
     def _is_fresh(self, at: float) -> bool:
-        # A time of the future is of before the clock was set back.
-        return 0 <= self._clock() - at < FRESH_SECONDS
+        # A time of the future is of before the clock was set back. While somebody is sending, or
+        # was killed when he was, the journal does not know all that has been written.
+        is_young = 0 <= self._clock() - at < FRESH_SECONDS
+        return is_young and self._journal.sending_since() is None
 
     def _is_absent(self, key: str) -> bool:
         for prefix, (at, names) in list(self._whole.items()):
@@ -298,7 +302,8 @@ class CloudflareStore(Store):
             yield self
             return
         with self._journal.turn():
-            self._pending = {}
+            self._let_go_stale()
+            self._pending, self._foreign = {}, {}
             try:
                 with self.snapshot():
                     yield self
@@ -306,6 +311,12 @@ class CloudflareStore(Store):
                 self._send(pending)
             finally:
                 self._pending = None
+
+    def _let_go_stale(self) -> None:
+        """It is our turn. Whoever was sending has been killed: what the journal has of the moments
+        before is not asked for again only when it is too old to be taken unasked."""
+        if (begun := self._journal.sending_since()) is not None:
+            self._sleep(max(0.0, min(FRESH_SECONDS, begun + FRESH_SECONDS - self._clock())))
 
     @contextmanager
     def snapshot(self) -> Iterator[KeyValues]:
@@ -322,7 +333,10 @@ class CloudflareStore(Store):
 
     def _send(self, pending: dict[str, _Pending]) -> None:
         """Write first and delete then: a queue item too many is passed over, one too few is not."""
+        if not pending:
+            return
         self._wait_for_turn(pending)
+        self._journal.begin_sending()
         moment = datetime.fromtimestamp(self._clock(), timezone.utc)
         revision = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         for entries in _requests(pending):
@@ -332,16 +346,18 @@ class CloudflareStore(Store):
         if doomed:
             self._client.delete_many(doomed)
             self._journal.add([], doomed, revision)
+        self._journal.end_sending()
         for key in pending:
             self._heads.pop(key, None)
-        if pending:
-            self._cost += self._client.requests_made - self._counted
-            self._counted = self._client.requests_made
+        self._cost += self._client.requests_made - self._counted
+        self._counted = self._client.requests_made
 
     def _replaced(self, entries: Iterable[Entry]) -> dict[str, str]:
-        """Digests of what somebody else had written where these entries are now."""
+        """Digests of what somebody else had written where these entries are now, as last seen."""
         keys = [entry.key for entry in entries if entry.key in self._foreign]
-        return {key: self._foreign[key] for key in keys}
+        before = self._journal.get_many([key for key in keys if not self._foreign[key]])
+        known = {key: kept.written.replaced or "" for key, kept in before.items()}
+        return {key: self._foreign[key] or known.get(key, "") for key in keys}
 
     def _wait_for_turn(self, keys: Iterable[str]) -> None:
         ours = self._journal.get_many(keys).values()

@@ -82,7 +82,8 @@ def claim_pages(
     cancelled batch become cancelled.
     """
     claims: list[Claim] = []
-    # Where reads lag, a new item may be seen before its page: it is left for later.
+    # Where reads lag, an item may be seen before its page's status, or the newer one, or its
+    # content: it is left for later.
     too_new: set[str] = set()
     fresh = iso_after(-tx.lag_seconds, start=now)
     while len(claims) < limit:
@@ -95,12 +96,11 @@ def claim_pages(
             status, page_id = statuses.get(last_part(key)), last_part(key)
             if not tx.lag_seconds or not is_newer(key, fresh):
                 continue
-            is_meant = (
-                status is not None
-                and status.state == "queued"
-                and (status.queue_key(project_id, page_id) in (None, key))
-            )
-            if not is_meant or page_id not in pages:
+            if status is not None and _is_meant(key, status, project_id, page_id):
+                is_early = page_id not in pages
+            else:
+                is_early = status is None or is_newer(key, status.updated)
+            if is_early:
                 too_new.add(key)
         items = [key for key in items if key not in too_new]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
@@ -108,10 +108,7 @@ def claim_pages(
         for key in items:
             page_id = last_part(key)
             status = changed.get(page_id) or statuses.get(page_id)
-            if status is None or status.state != "queued":
-                continue
-            # A writer that does not know our place in the record names none: any item is its own.
-            if status.queue_key(project_id, page_id) not in (None, key):
+            if status is None or not _is_meant(key, status, project_id, page_id):
                 continue
             if status.batch_id in cancelled:
                 changed[page_id] = status.as_cancelled(to_iso(now))
@@ -125,6 +122,12 @@ def claim_pages(
             if status.state == "processing"
         ]
     return claims
+
+
+def _is_meant(key: str, status: PageStatus, project_id: str, page_id: str) -> bool:
+    """Whether it is this item by which the page is to be claimed. A writer that does not know our
+    place in the record names none: any item is its own."""
+    return status.state == "queued" and status.queue_key(project_id, page_id) in (None, key)
 
 
 def _contents_behind(

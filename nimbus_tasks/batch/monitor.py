@@ -189,8 +189,8 @@ class _Dashboard(_Screen):
         most = max(1, (height - _FIXED_LINES) // (2 if view.failures and view.in_flight else 1))
         lines = batch_lines(view, style, columns, utc_now(), most=most)
         if not view.is_finished:
-            hint = clip(clean(self._told), columns - 4) or "Ctrl-C ends the watching, not the batch"
-            lines = [*lines[: height - 2], "", style.dim(f"   {hint}")]
+            hint = clean(self._told) or "Ctrl-C ends the watching, not the batch"
+            lines = [*lines[: height - 2], "", style.dim(f"   {clip(hint, columns - 4)}")]
         self._block.show([style.plain(line) for line in lines])
 
     def __exit__(self, *exc: object) -> None:

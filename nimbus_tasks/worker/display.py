@@ -59,9 +59,10 @@ class WorkerDisplay(ProgressBar):
 
     def stops(self, in_flight: int) -> None:
         """Say what happens and what a second Ctrl-C does."""
-        self.write(
-            f"Stopping: {pages(in_flight)} in flight may finish; Ctrl-C again gives them back."
-        )
+        if in_flight:
+            self.write(
+                f"Stopping: {pages(in_flight)} in flight may finish; Ctrl-C again gives them back."
+            )
 
     def _line(self) -> None:
         if sys.stderr.isatty() or time.monotonic() - self._last_line < self.LINE_SECONDS:

@@ -198,7 +198,7 @@ def test_a_dry_run_says_what_it_would_cost(root: Path, server: KVServer) -> None
     write_maps(root / ".nimbus" / "maps", 3)
     ran = invoke(root, "nimbus.upload", "--dry-run", CLOUDFLARE_API_TOKEN=TOKEN)
     assert ran.returncode == 0
-    assert "11 KV writes" in ran.stdout
+    assert "11 to send" in ran.stdout
     assert "free plan" in ran.stdout
     assert server.data == {}
     ran = invoke(root, "nimbus.upload", "--dry-run", "--json", CLOUDFLARE_API_TOKEN=TOKEN)

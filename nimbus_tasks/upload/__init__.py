@@ -25,6 +25,7 @@ from nimbus_tasks.core.project import (
     load_project,
     new_project,
 )
+from nimbus_tasks.ui.batch_view import padded
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
@@ -162,13 +163,17 @@ def _lines(outcome: Uploaded, style: Style) -> list[str]:
 
 def _cost_lines(cost: Cost) -> list[str]:
     """What it takes on Cloudflare, and how that stands to a plan."""
-    price = f"${cost.paid_usd:.2f}" if cost.paid_usd >= 0.01 else "less than $0.01"
+    price = f"${cost.paid_usd:,.2f}" if cost.paid_usd >= 0.01 else "less than $0.01"
     return [
-        f"   Cloudflare: {cost.writes:,} KV writes in about {cost.requests:,} requests,"
-        f" and up to {cost.work_writes:,} writes more to work on the pages",
-        f"   free plan ({FREE_WRITES_A_DAY:,} writes a day): {cost.writes / FREE_WRITES_A_DAY:,.2g}"
-        f" days to send, {cost.free_days:,.2g} with the work",
-        f"   paid plan ($5 a million writes): {price} with the work",
+        "",
+        padded("KV writes", f"{cost.writes:,} to send, up to {cost.work_writes:,} to work on them"),
+        padded("requests", f"about {cost.requests:,} to send"),
+        padded(
+            "free plan",
+            f"{cost.writes / FREE_WRITES_A_DAY:,.2g} days of its {FREE_WRITES_A_DAY:,} writes"
+            f" to send, {cost.free_days:,.2g} in all",
+        ),
+        padded("paid plan", f"{price} of writes, at $5 a million"),
     ]
 
 

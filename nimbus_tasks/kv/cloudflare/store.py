@@ -95,9 +95,10 @@ class CloudflareStore(Store):
         found = {k: p.entry for k in wanted if (p := pending.get(k)) is not None}
         asked = [key for key in wanted if key not in found]
         ours = self._journal.get_many(asked)
-        for key, kept in ours.items():
-            if self._is_fresh(kept.written.at) and (kept.written.is_deletion or kept.entry):
-                found[key] = kept.entry
+        if ours and self._journal.sending_since() is None:
+            for key, kept in ours.items():
+                if self._is_fresh(kept.written.at) and (kept.written.is_deletion or kept.entry):
+                    found[key] = kept.entry
         asked = [key for key in asked if key not in found]
         read = self._read(asked, ours)
         for key in asked:
@@ -147,9 +148,11 @@ class CloudflareStore(Store):
             return None if entry is None else KeyInfo(key, entry.metadata)
         at, known = self._heads.get(key, (0.0, None))
         ours = self._journal.get_many([key]).get(key)
-        if ours is not None and self._is_fresh(ours.written.at):
+        is_fresh = ours is not None and self._is_fresh(ours.written.at)
+        # While somebody is sending, the journal does not know all that has been written.
+        if ours is not None and is_fresh and self._journal.sending_since() is None:
             return None if ours.written.is_deletion else KeyInfo(key, ours.metadata)
-        if self._is_fresh(at):
+        if self._is_fresh(at) and not is_fresh:
             return known
         info = None if self._is_absent(key) else super().head(key)
         self._heads[key] = (self._clock(), info)
@@ -263,10 +266,8 @@ class CloudflareStore(Store):
         return is_the_same or self._is_newer(read, ours)
 
     def _is_fresh(self, at: float) -> bool:
-        # A time of the future is of before the clock was set back. While somebody is sending, or
-        # was killed when he was, the journal does not know all that has been written.
-        is_young = 0 <= self._clock() - at < FRESH_SECONDS
-        return is_young and self._journal.sending_since() is None
+        # A time of the future is of before the clock was set back.
+        return 0 <= self._clock() - at < FRESH_SECONDS
 
     def _is_absent(self, key: str) -> bool:
         for prefix, (at, names) in list(self._whole.items()):
@@ -313,8 +314,8 @@ class CloudflareStore(Store):
                 self._pending = None
 
     def _let_go_stale(self) -> None:
-        """It is our turn. Whoever was sending has been killed: what the journal has of the moments
-        before is not asked for again only when it is too old to be taken unasked."""
+        """It is our turn: whoever left the mark of sending was killed, and the journal does not
+        know what came of it. It is waited until nothing of before is taken unasked any more."""
         if (begun := self._journal.sending_since()) is not None:
             self._sleep(max(0.0, min(FRESH_SECONDS, begun + FRESH_SECONDS - self._clock())))
 

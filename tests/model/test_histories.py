@@ -128,6 +128,9 @@ class Histories(RuleBasedStateMachine):
     def step(self) -> None:
         """Some time goes by."""
 
+    def catch_up(self) -> None:
+        """What a command has sent that did not come to its end can be seen, as far as it arrived."""
+
     # --- the operations ---
 
     def attempt(self, operation: Callable[[], Any]) -> Any:
@@ -138,7 +141,7 @@ class Histories(RuleBasedStateMachine):
                 try:
                     return operation()
                 except StoreUnreachableError:
-                    self.step()
+                    self.catch_up()
                     raise
                 except NimbusError:
                     return None
@@ -450,8 +453,11 @@ class OnKV(Histories):
         with contextlib.suppress(Killed):
             yield
         self.cloud.kill_in = None
-        # Nobody can tell what of a request was done whose sender is gone: until reads have caught
-        # up, they may show some of it.
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        # Nobody can tell what of a request was done whose sender is gone, or has tried in vain to
+        # get an answer: until reads have caught up, they may show some of it.
         self.clock.seconds += 61
 
     def step(self) -> None:

@@ -294,3 +294,18 @@ def test_a_second_upload_of_unchanged_pages_sends_nothing(root: Path) -> None:
     again = document(root, "nimbus.upload", "--changed")
     assert (again["batch_id"], again["uploaded"], again["skipped"]) == (None, 0, 40)
     assert len(document(root, "nimbus.batch.list")["batches"]) == 1
+
+
+def test_a_store_deleted_under_a_worker_ends_it_with_a_line(root: Path) -> None:
+    write_maps(root / ".nimbus" / "maps", 5)
+    (root / "deletes.py").write_text(
+        "from pathlib import Path\n\n\ndef process(page, progress):\n"
+        "    for path in Path('.nimbus').glob('kv.sqlite3*'):\n        path.unlink()\n"
+        "    return {}\n"
+    )
+    assert invoke(root, "nimbus.upload").returncode == 0
+    ran = invoke(root, "nimbus.worker", "--processor=deletes:process", "--concurrency=1")
+    assert ran.returncode == 5
+    assert "was deleted or replaced" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert invoke(root, "nimbus.upload", "nimbus.worker").returncode == 0

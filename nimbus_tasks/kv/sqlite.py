@@ -64,6 +64,7 @@ class SqliteStore(Store):
         try:
             with self._translated():
                 self._prepare()
+                self._inode = path.stat().st_ino
         except BaseException:
             self._db.close()
             self._lock.close()
@@ -122,6 +123,7 @@ class SqliteStore(Store):
             yield self
             return
         with self._locked():
+            self._check_still_there()
             with self._translated():
                 self._db.execute("BEGIN IMMEDIATE")
             self._writing = True
@@ -176,6 +178,18 @@ class SqliteStore(Store):
         self._lock.acquire(timeout=0)
         self._db.close()
         self._lock.close()
+
+    def _check_still_there(self) -> None:
+        """A file that was deleted is written to all the same, and nobody ever reads it."""
+        try:
+            is_ours = self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            raise StoreError(
+                f"the store {self._path} was deleted or replaced while it was in use",
+                advice="What was done since is lost. Put it back, or upload again.",
+            )
 
     def _prepare(self) -> None:
         """Set the connection up, make the tables in a new file, refuse a file that is not ours."""

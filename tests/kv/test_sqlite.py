@@ -506,3 +506,22 @@ def test_keys_without_values_are_a_fault(store: Store, path: Path) -> None:
         db.execute("DELETE FROM vals WHERE key = 'k:a'")
 
     assert any("values of 1 keys" in fault for fault in store.faults())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_is_deleted_while_it_is_used_is_noticed(
+    store: Store, path: Path, tmp_path: Path, replaced: bool
+) -> None:
+    store.put("a", "1")
+    if replaced:
+        other = tmp_path / "other.sqlite3"
+        SqliteStore(other, create=True).close()
+        other.replace(path)
+    else:
+        path.unlink()
+    with pytest.raises(StoreError, match="deleted or replaced"):
+        store.put("b", "2")
+    store.close()
+    with SqliteStore(path, create=True) as anew:
+        anew.put("b", "2")
+        assert anew.get("b") is not None

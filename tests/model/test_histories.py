@@ -129,7 +129,7 @@ class Histories(RuleBasedStateMachine):
         """Some time goes by."""
 
     def catch_up(self) -> None:
-        """What a command has sent that did not come to its end can be seen, as far as it arrived."""
+        """What was sent by a command that did not come to its end is seen, as far as it arrived."""
 
     # --- the operations ---
 

@@ -75,25 +75,33 @@ def claim_pages(
     lease_seconds: float,
     now: datetime,
     batch_id: str | None = None,
+    *,
+    has_suspect: bool = False,
 ) -> list[Claim]:
     """Claim up to ``limit`` queued pages: highest priority first, then oldest.
 
     Queue items that no queued page stands behind are removed on the way; queued pages of a
-    cancelled batch become cancelled.
+    cancelled batch become cancelled. Of the pages that would fail for another lapse only one is in
+    one worker's hands at a time (``has_suspect``: it has one): if it makes the worker vanish, the
+    others do not fail for it.
     """
     claims: list[Claim] = []
     # Where reads lag, an item may be seen before its page's status, or the newer one, or its
     # content: it is left for later.
-    too_new: set[str] = set()
+    left: set[str] = set()
     fresh = iso_after(-tx.lag_seconds, start=now)
     while len(claims) < limit:
-        items = first_items(tx, project_id, limit - len(claims), batch_id, too_new)
+        items = first_items(tx, project_id, limit - len(claims), batch_id, left)
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
         pages = _contents_behind(tx, project_id, statuses)
         for key in items:
             status, page_id = statuses.get(last_part(key)), last_part(key)
+            if status is not None and status.state == "queued" and is_suspect(status):
+                if has_suspect:
+                    left.add(key)
+                has_suspect = True
             if not tx.lag_seconds or not is_newer(key, fresh):
                 continue
             if status is not None and _is_meant(key, status, project_id, page_id):
@@ -101,8 +109,8 @@ def claim_pages(
             else:
                 is_early = status is None or is_newer(key, status.updated)
             if is_early:
-                too_new.add(key)
-        items = [key for key in items if key not in too_new]
+                left.add(key)
+        items = [key for key in items if key not in left]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
         changed: dict[str, PageStatus] = {}
         for key in items:
@@ -122,6 +130,11 @@ def claim_pages(
             if status.state == "processing"
         ]
     return claims
+
+
+def is_suspect(status: PageStatus) -> bool:
+    """Whether another lapse would make the page fail: it may be what makes workers vanish."""
+    return status.lapses >= MAX_LAPSES - 1
 
 
 def _is_meant(key: str, status: PageStatus, project_id: str, page_id: str) -> bool:

@@ -19,6 +19,7 @@ from nimbus_tasks.core.claims import (
     claim_pages,
     find_lapsed,
     finish_pages,
+    is_suspect,
     release_claims,
     renew_claims,
     take_up_lapsed,
@@ -215,6 +216,7 @@ class Worker:
                 due = self._due(clock, over)
                 lost = self._renew(tx, due)
                 released = release_claims(tx, self._project_id, back, utc_now())
+                held = [h for page_id, h in self._in_hand.items() if page_id not in over]
                 if room > 0:
                     claims = claim_pages(
                         tx,
@@ -223,6 +225,7 @@ class Worker:
                         self._options.lease_seconds,
                         now,
                         self._options.batch_id,
+                        has_suspect=any(is_suspect(h.claim.status) for h in held),
                     )
         except StoreUnreachableError:
             # They may have been written all the same, and nobody has them in hand.

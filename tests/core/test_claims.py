@@ -22,6 +22,7 @@ from nimbus_tasks.core.claims import (
     claim_pages,
     find_lapsed,
     finish_pages,
+    is_suspect,
     release_claims,
     renew_claims,
     take_up_lapsed,
@@ -124,11 +125,16 @@ def everything(store: KeyValues) -> dict[str, Entry]:
 
 
 def claim(
-    store: Store, limit: int = 10, *, now: float = 0, batch_id: str | None = None
+    store: Store,
+    limit: int = 10,
+    *,
+    now: float = 0,
+    batch_id: str | None = None,
+    has_suspect: bool = False,
 ) -> list[Claim]:
     """Claim up to ``limit`` pages, ``now`` seconds after now."""
     with store.transaction() as tx:
-        return claim_pages(tx, PROJECT, limit, LEASE, at(now), batch_id)
+        return claim_pages(tx, PROJECT, limit, LEASE, at(now), batch_id, has_suspect=has_suspect)
 
 
 def claim_one(store: Store, *, now: float = 0) -> Claim:
@@ -813,6 +819,29 @@ def lapse(store: Store, times: int) -> tuple[list[str], list[str]]:
         claimed = claim_one(store, now=now)
         taken = take_up(store, claimed.page_id, now=now + LEASE + 1)
     return taken
+
+
+def test_neighbours_of_a_page_that_makes_workers_vanish_do_not_fail_for_it(store: Store) -> None:
+    """Claimed ahead, they lapse with it; on the last chance each is claimed without the others."""
+    names = [f"page_{letter}" for letter in "abcdef"]
+    queue(store, *names)
+    deadly, now = "page_c", 0.0
+    for _ in range(40):
+        now += 2 * LEASE
+        take_up(store, *find_lapsed(store, PROJECT, at(now)), now=now)
+        held: list[Claim] = []
+        while claims := claim(store, 4 - len(held), now=now, has_suspect=any(map(suspect, held))):
+            held += claims
+            if deadly in {c.page_id for c in claims}:
+                break  # the worker is gone, with all that it has in hand
+            finish(store, *(success(c) for c in held), now=now + 1)
+            held = []
+    states = {name: status_of(store, name).state for name in names}
+    assert states == {name: "failed" if name == deadly else "done" for name in names}
+
+
+def suspect(claimed: Claim) -> bool:
+    return is_suspect(claimed.status)
 
 
 def test_a_page_whose_holders_vanish_again_and_again_fails(store: Store) -> None:

@@ -7,8 +7,9 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ STORES = ("sqlite", "cloudflare")
 QUEUES = ("keys", "document")
 #: What file systems without hard links answer.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
+#: Nobody writes a report for so long.
+_ABANDONED_SECONDS = 3600.0
 _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 
 
@@ -166,9 +169,14 @@ def _config_text(project: Project) -> str:
 def atomic_file(path: Path) -> Iterator[Any]:
     """A text file to write to beside ``path``; synced and put in its place when all is written.
 
-    On an exception nothing is left behind and an older file stays as it was.
+    On an exception nothing is left behind and an older file stays as it was; what a killed writer
+    has left there goes with a later one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
     fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:

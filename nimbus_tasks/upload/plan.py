@@ -20,13 +20,14 @@ from nimbus_tasks.kv.store import KeyValues, Metadata
 class Plan:
     """``wanted`` maps are to be sent, to the batch ``head`` or to a new one. ``elsewhere`` others
     are in a later batch than that, and stay there. ``cut_off`` are other batches whose upload has
-    not come to its end; ``anew`` are the ids of wanted pages that are in the batch with another
-    content."""
+    not come to its end; ``open`` those whose record does not say that they have ended; ``anew`` are
+    the ids of wanted pages that are in the batch with another content."""
 
     head: BatchHead | None
     wanted: Sequence[ContentMap]
     elsewhere: int = 0
     cut_off: Sequence[str] = ()
+    open: Sequence[str] = ()
     anew: Set[str] = frozenset()
 
     def pages_after(self, store: KeyValues | None) -> int:
@@ -71,7 +72,8 @@ def plan_upload(
     head = head or _cut_off_upload(store, heads, maps)
     plan = Plan(None, maps) if head is None else _lacking(store, head, heads, maps)
     cut_off = [other.batch_id for other in heads if other.intent == Intent.UPLOAD and other != head]
-    return replace(plan, cut_off=cut_off)
+    still_open = [other.batch_id for other in heads if not other.is_final and other != head]
+    return replace(plan, cut_off=cut_off, open=still_open)
 
 
 def _batch_to_continue(

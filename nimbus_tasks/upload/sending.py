@@ -21,6 +21,9 @@ from nimbus_tasks.core.clock import now_iso, to_iso, utc_now
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
     InterruptedByUserError,
+    NotFoundError,
+    StoreError,
+    StoreUnreachableError,
 )
 from nimbus_tasks.core.keys import (
     batch_key,
@@ -174,8 +177,10 @@ def _send(
         listed = batches.load(tx, project_id, batch_id).pages.keys()
         closed = _close_batch(tx, project_id, batch_id)
         _close_emptied(tx, project_id, plan.cut_off, listed)
+        if head is not None:  # who was killed may have taken pages from any that was open then
+            old_batches |= set(plan.open) - set(plan.cut_off)
         for old in old_batches:
-            batches.save_snapshot(tx, project_id, old)
+            _refresh(tx, project_id, old)
     checked = outcome.checked
     return replace(
         outcome,
@@ -338,6 +343,16 @@ def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> BatchHead | N
     tx.put_many([replace(batch, head=head).entry()])
     batches.save_snapshot(tx, project_id, batch_id)
     return batches.find(tx, project_id, batch_id)
+
+
+def _refresh(tx: KeyValues, project_id: str, batch_id: str) -> None:
+    """Write down what a batch is in that may have lost pages to this one."""
+    try:
+        batches.save_snapshot(tx, project_id, batch_id)
+    except StoreUnreachableError:
+        raise
+    except (NotFoundError, StoreError):
+        pass  # its record is gone or damaged, which is verify's to mend
 
 
 def _close_emptied(tx: KeyValues, project_id: str, cut_off: Sequence[str], taken: Set[str]) -> None:

@@ -170,7 +170,8 @@ class Worker:
         if self._ended:
             # Where writes have to wait, there is no hurry to see whether their time has come.
             return 0.05 if self._store.write_interval else 0.01
-        return IDLE_SECONDS if self._pool.unfinished or self._queue_is_empty else 0.0
+        is_waiting = self._pool.unfinished or self._queue_is_empty
+        return min(IDLE_SECONDS, self._options.lease_seconds / 8) if is_waiting else 0.0
 
     def _is_due(self) -> bool:
         since = time.monotonic() - self._last_exchange
@@ -183,7 +184,8 @@ class Worker:
             return True
         if wants_pages and not self._queue_is_empty:
             return self._pool.waiting < self._wanted() / 2 or since > AHEAD_SECONDS / 2
-        return since > PROGRESS_SECONDS / 2
+        # Leases are renewed when a third of them is used up, however short they are.
+        return since > min(PROGRESS_SECONDS / 2, self._options.lease_seconds / 6)
 
     def _wanted(self) -> int:
         """How many pages to have in hand: one a thread, and some ahead where they are short."""

@@ -1,9 +1,9 @@
-"""Real commands in processes that cost a few milliseconds to start, so that a thousand can be killed.
+"""Real commands in processes that start in a few milliseconds, so that a thousand can be killed.
 
 ``python -m tests.kills.driver`` imports what the commands need, once, and forks a child for each
 command that it is asked for; in the child Invoke's own program runs, as it does for a person. The
 tests talk to it through :class:`Driver`. ``python -m tests.kills.driver FILE GATE COMMAND…`` runs
-one command as soon as the file ``GATE`` is there, and writes to ``FILE`` how long its writes waited.
+one command as soon as the file ``GATE`` is there; in ``FILE`` it says how long its writes waited.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _program(arguments: list[str]) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:  # noqa: BLE001 - whatever it is, the test is to see it
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         return 1
     return 0
 
@@ -239,7 +239,7 @@ def run_measured(file: Path, gate: Path, arguments: list[str]) -> NoReturn:
         finally:
             waits.append(time.monotonic() - begun)
 
-    FileLock.acquire = measured  # type: ignore[method-assign]
+    setattr(FileLock, "acquire", measured)  # noqa: B010 - to mypy it is another method
     deadline = time.monotonic() + PATIENCE
     while not gate.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -471,3 +471,18 @@ def test_two_who_go_on_with_one_upload_send_no_page_twice(
     upload(project, store, maps)
     assert counts(project, store) == {"done": 10}
     assert view_batch(project, store).tally.attempts == 10
+
+
+def test_a_damaged_record_of_another_batch_does_not_keep_an_upload_from_its_end(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = project.folder / "others"
+    write_map(others, "a.json", a_map("dist/other.html"))
+    damaged = upload(project, store, others).batch_id
+    with monkeypatch.context() as patched:
+        patched.setattr(sending, "_close_batch", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            upload(project, store, maps)
+    store.put(f"batch:{project.project_id}:{damaged}", "{damaged")
+    outcome = upload(project, store, maps)
+    assert (outcome.resumed, outcome.status, outcome.page_count) == (True, "queued", 10)

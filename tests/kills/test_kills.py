@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 import pytest
 
 from nimbus_tasks.batch.verify import verify_batch
-from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import MAX_LAPSES
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.keys import last_part
@@ -378,18 +377,9 @@ def test_an_upload_is_killed_and_run_again_as_it_was_typed(
             assert again["uploaded"] == count - stored
             assert again["skipped"] == 100 - again["uploaded"]
             assert again["page_count"] == count
-        write_anew(root, before)  # see the next test
         assert timeless(rows(root)) == wanted
         check_verified(driver, root)
         shutil.rmtree(root)
-
-
-def write_anew(root: Path, batch_ids: set[str]) -> None:
-    """Bring what batch records say of their pages up to date, as whoever meets them may."""
-    project = load_project(root)
-    with project.open_store() as store, store.transaction() as tx:
-        for batch_id in batch_ids:
-            batches.save_snapshot(tx, project.project_id, batch_id)
 
 
 def test_an_upload_that_goes_on_leaves_no_older_batch_behind_with_an_old_record(

@@ -171,10 +171,11 @@ def test_an_uploader_workers_monitors_a_retry_and_a_cancel_at_once(
     assert counts[uploaded["batch_id"]]["done"] == SENT
     assert counts[to_retry]["done"] == TO_RETRY
     ended = counts[to_cancel]
-    assert (said[to_cancel]["status"], ended["done"] + ended["cancelled"]) == (
-        "cancelled",
-        TO_CANCEL,
-    )
+    # On a busy machine the workers may have been quicker; the cancel has said which it was.
+    came_too_late = cancelled["status"] == "completed"
+    status = "completed" if came_too_late else "cancelled"
+    assert (said[to_cancel]["status"], ended["done"] + ended["cancelled"]) == (status, TO_CANCEL)
+    assert not (came_too_late and ended["cancelled"])
     assert ended["cancelled"] == cancelled["cancelled"]
     assert sum(one["done"] for one in worked) == SENT + TO_RETRY + ended["done"]
     for batch in said:

@@ -18,7 +18,7 @@ from nimbus_tasks.kv.store import Entry, Store
 
 pytest.register_assert_rewrite("tests.kv.store_suite")
 
-from tests.kv.store_suite import IsolatedStoreSuite, Reopen  # noqa: E402
+from tests.kv.store_suite import IsolatedStoreSuite, Reopen  # noqa: E402 - as above
 
 PROJECT, BATCH = "proj_0123456789ab", "batch_20261124_081302"
 
@@ -106,7 +106,7 @@ def test_what_is_unknown_in_the_document_is_carried_along(store: Store) -> None:
 
 def test_a_transaction_that_fails_leaves_the_document_as_it_was(store: Store) -> None:
     store.put_many([item("one", 5, 1)])
-    with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012 - it ends so
         tx.put_many([item("other", 5, 2)])
         raise ZeroDivisionError
     assert document(store) == ["one"]

@@ -78,7 +78,7 @@ def faults_in_turn(*faults: str | Answer | None) -> Faults:
     return lambda call: faults[call.number] if call.number < len(faults) else None
 
 
-class _Refusal(Exception):  # noqa: N818
+class _Refusal(Exception):  # noqa: N818 - an answer, no error
     # An answer, and no error of the server.
     def __init__(self, status: int, code: int, message: str) -> None:
         self.status, self.code, self.message = status, code, message
@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = answer._replace(body=answer.body[: len(answer.body) // 2])
         return self._send(call, answer, is_short=fault == "short")
 
-    do_GET = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
+    do_GET = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - http.server's names
 
     def _send(self, call: Call, answer: Answer, *, is_short: bool = False) -> None:
         lines = [

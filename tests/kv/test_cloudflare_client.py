@@ -280,7 +280,7 @@ def test_a_netrc_does_not_replace_the_token(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = f"{tmp_path}/netrc"
-    with open(netrc, "w", encoding="utf-8") as file:  # noqa: PTH123
+    with open(netrc, "w", encoding="utf-8") as file:  # noqa: PTH123 - a text path
         file.write("machine api.cloudflare.com login someone password else\n")
     monkeypatch.setenv("NETRC", netrc)
     responses.get(KEYS, json={"success": True, "result": [], "result_info": {"cursor": ""}})

@@ -17,7 +17,7 @@ from tests.kv.kv_server import KVServer
 
 pytest.register_assert_rewrite("tests.kv.store_suite")
 
-from tests.kv.store_suite import Reopen, StoreSuite, keys  # noqa: E402
+from tests.kv.store_suite import Reopen, StoreSuite, keys  # noqa: E402 - as above
 
 Open = Callable[..., CloudflareStore]
 
@@ -57,7 +57,7 @@ def connect(server: KVServer, tmp_path: Path, time: Time) -> Iterator[Open]:
             client = KVClient(prefix=server.prefix, namespace_id=server.namespace, token=None)
             journal = Journal(tmp_path / directory / "journal.sqlite3", time)
             store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
-            return stack.enter_context(store)  # type: ignore[return-value]
+            return stack.enter_context(store)  # type: ignore[return-value]  # a Store
 
         yield another
 
@@ -152,7 +152,7 @@ def test_what_a_prefetched_listing_lacks_is_not_asked_for(store: Store, server: 
 
 
 def test_a_failed_transaction_sends_nothing(store: Store, server: KVServer) -> None:
-    with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), store.transaction() as tx:  # noqa: PT012 - it ends so
         tx.put("k", "{}")
         raise ZeroDivisionError
     assert server.requests == []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("tests.kv.store_suite")
 pytest_plugins = ["tests.wrangler.server"]
 
-from tests.kv.store_suite import VALUES, Reopen, StoreSuite, keys  # noqa: E402
+from tests.kv.store_suite import VALUES, Reopen, StoreSuite, keys  # noqa: E402 - as above
 
 Open = Callable[..., CloudflareStore]
 
@@ -47,7 +47,7 @@ def connect(wrangler: Wrangler, tmp_path: Path, time: Time) -> Iterator[Open]:
             client = KVClient(prefix=wrangler.prefix, namespace_id=namespace, token=None)
             journal = Journal(tmp_path / directory / "journal.sqlite3", time)
             store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
-            return stack.enter_context(store)  # type: ignore[return-value]
+            return stack.enter_context(store)  # type: ignore[return-value]  # a Store
 
         yield another
 

@@ -32,7 +32,7 @@ from nimbus_tasks.core.keys import (
     status_key,
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
-from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
+from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
@@ -43,6 +43,8 @@ from nimbus_tasks.ui.text import clean, clip
 
 #: More findings than a person reads; --json has them all.
 _SHOWN = 30
+#: Records that are held at a time: a batch may have any number.
+_AT_A_TIME = 500
 _NOT_SENT = "not_uploaded"
 
 
@@ -154,13 +156,16 @@ def _without_count(head: BatchHead) -> BatchHead:
 def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Every status record can be read: its value, not only its metadata."""
     project_id = head.project_id
-    listed = {page.page_id: page for page in list_pages(tx, project_id, head.batch_id)}
-    damaged = listed.keys() - read_statuses(tx, project_id, listed).keys()
+    damaged: dict[str, PageInfo] = {}
+    for some in in_groups(list_pages(tx, project_id, head.batch_id), _AT_A_TIME):
+        listed = {page.page_id: page for page in some}
+        readable = read_statuses(tx, project_id, listed).keys()
+        damaged |= {page_id: listed[page_id] for page_id in listed.keys() - readable}
     for page_id in sorted(damaged):
         detail = "its status record is damaged, and its metadata is not"
-        yield Finding("unreadable", detail, page_id, repair, listed[page_id].status.get("path"))
+        yield Finding("unreadable", detail, page_id, repair, damaged[page_id].status.get("path"))
     if repair:
-        anew = {i: status_from_metadata(listed[i].status) for i in damaged}
+        anew = {i: status_from_metadata(page.status) for i, page in damaged.items()}
         at_work = {i: s for i, s in anew.items() if s.state in ("queued", "processing")}
         tx.put_many(status_entries(project_id, {i: anew[i] for i in anew.keys() - at_work.keys()}))
         # Nobody can finish a claim whose token is lost.
@@ -170,34 +175,42 @@ def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
 def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Queued pages and queue items belong together, one to one."""
     project_id = head.project_id
-    items = [info.key for info in tx.scan(queue_prefix(project_id))]
-    statuses = read_statuses(tx, project_id, {last_part(key) for key in items})
     strays = []
-    since = iso_after(-tx.lag_seconds)
-    for key in items:
-        page_id = last_part(key)
-        if tx.lag_seconds and is_newer(key, since):
-            continue  # what belongs to it may not be seen yet
-        status = statuses.get(page_id)
-        if status is None:
-            if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
-                continue  # it is damaged, and its item is what it can be made anew from
-            what = "there is no such page"
-        elif status.state != "queued":
-            what = f"the page is {status.state}"
-        elif status.queue_key(project_id, page_id) in (None, key):
-            continue
-        else:
-            what = "it is a second item of the same page"
-        strays.append(key)
-        detail = f"a queue item that will not be worked on: {what}"
-        yield Finding("stray_queue_item", detail, page_id, repair, status.path if status else None)
+    items = [info.key for info in tx.scan(queue_prefix(project_id))]
+    for some in in_groups(items, _AT_A_TIME):
+        statuses = read_statuses(tx, project_id, {last_part(key) for key in some})
+        for key in some:
+            page_id = last_part(key)
+            status = statuses.get(page_id)
+            if (fault := _fault_of_item(tx, project_id, key, status)) is not None:
+                strays.append(key)
+                detail = f"a queue item that will not be worked on: {fault}"
+                path = status.path if status else None
+                yield Finding("stray_queue_item", detail, page_id, repair, path)
     missing = find_unqueued(tx, project_id, utc_now(), head.batch_id)
     for page_id, status in missing.items():
         yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:
         tx.delete_many(strays)
         put_in_queue(tx, project_id, missing)
+
+
+def _fault_of_item(
+    tx: KeyValues, project_id: str, key: str, status: PageStatus | None
+) -> str | None:
+    """Why a queue item will not be worked on; ``None`` if it will be, or nobody can tell yet."""
+    page_id = last_part(key)
+    if tx.lag_seconds and is_newer(key, iso_after(-tx.lag_seconds)):
+        return None  # what belongs to it may not be seen yet
+    if status is None:
+        if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
+            return None  # it is damaged, and its item is what it can be made anew from
+        return "there is no such page"
+    if status.state != "queued":
+        return f"the page is {status.state}"
+    if status.queue_key(project_id, page_id) in (None, key):
+        return None
+    return "it is a second item of the same page"
 
 
 def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
@@ -228,8 +241,12 @@ def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         batch = batches.load(tx, head.project_id, head.batch_id)
     except StoreError:
         return  # said by _batches
-    there = {page.page_id: page for page in batches.pages_of(tx, head)}
-    lost = sorted(batch.pages.keys() - there.keys())
+    there, unlisted = set(), []
+    for page in batches.pages_of(tx, head):
+        there.add(page.page_id)
+        if page.page_id not in batch.pages:
+            unlisted.append(page)
+    lost = sorted(batch.pages.keys() - there)
     if lost and tx.lag_seconds and head.created > iso_after(-tx.lag_seconds):
         detail = f"{len(lost):,} pages cannot be seen yet: look again in a minute"
         yield Finding("not_seen_yet", detail)
@@ -244,9 +261,8 @@ def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         return
     detail = "listed, and has no status record that can be read"
     yield from (Finding("no_status", detail, page_id, repair) for page_id in lost)
-    unlisted = [there[page_id] for page_id in sorted(there.keys() - batch.pages.keys())]
     detail = "belongs to the batch, which does not list it"
-    for page in unlisted:
+    for page in sorted(unlisted, key=lambda page: page.page_id):
         yield Finding("unlisted", detail, page.page_id, repair, page.status.get("path"))
     counted = batch.head.page_count
     if counted != len(batch.pages) and not lost and not unlisted:

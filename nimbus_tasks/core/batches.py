@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from sys import intern
 from typing import Any
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
@@ -148,7 +149,7 @@ def fold_with_states(
     tally, states = Tally(page_count), {}
     for page in pages_of(store, head):
         tally.add(page.status)
-        states[page.page_id] = page.status["status"]
+        states[page.page_id] = intern(page.status["status"])
     return tally, states
 
 
@@ -224,7 +225,11 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
 
 def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
-    batch = load(tx, project_id, batch_id)
+    return save_with_snapshot(tx, load(tx, project_id, batch_id))
+
+
+def save_with_snapshot(tx: KeyValues, batch: Batch) -> str:
+    """Write a batch record with what its pages add up to now; returns the status."""
     tally, states = fold_with_states(tx, batch.head, len(batch.pages))
     status = tally.status(batch.head.intent)
     tx.put_many([batch.with_snapshot(tally, status, states).entry()])

@@ -33,7 +33,7 @@ class RefusedMapError(Exception):
     """Why a file is no usable content map: one line for a person."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ContentMap:
     """A usable map. ``file`` is relative to its folder; ``sha256`` is that of its text."""
 

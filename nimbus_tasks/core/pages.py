@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 from nimbus_tasks.core.keys import last_part, status_key, status_prefix
 from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status, small_form
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
+
+T = TypeVar("T")
 
 #: A bulk read of Workers KV takes so many.
 _VALUES_A_READ = 100
@@ -63,6 +66,13 @@ def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
         except UnreadableRecordError as error:
             small = {"status": "failed", "batch_id": "", "error": str(error), "code": "unreadable"}
         yield PageInfo(last_part(key), small)
+
+
+def in_groups(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """The items, ``most`` at a time."""
+    remaining = iter(items)
+    while some := list(islice(remaining, most)):
+        yield some
 
 
 def read_statuses(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from sys import intern
+from typing import NamedTuple
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
@@ -13,7 +15,7 @@ from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.maps import ContentMap
 from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.kv.store import KeyValues, Metadata
+from nimbus_tasks.kv.store import KeyValues
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,12 @@ def _changed(store: KeyValues, project_id: str, maps: Sequence[ContentMap]) -> l
     stored = _stored_contents(store, project_id)
     # A content that is of another batch than its status, or has none, is of an upload that was cut
     # off between the two.
-    there = {(page.page_id, page.status["batch_id"]) for page in list_pages(store, project_id)}
+    holders = _holders(store, project_id)
     return [
         m
         for m in maps
-        if (content := stored.get(m.page_id)) is None
-        or content.get("sha256") != m.sha256
-        or (m.page_id, content.get("batch_id")) not in there
+        if (content := stored.get(m.page_id, _NOTHING)).sha256 != m.sha256
+        or content.batch_id != holders.get(m.page_id, "")
     ]
 
 
@@ -131,7 +132,7 @@ def _lacking(
         for other in heads
         if (other.created, other.batch_id) > (head.created, head.batch_id)
     }
-    holders = {page.page_id: page.status["batch_id"] for page in list_pages(store, head.project_id)}
+    holders = _holders(store, head.project_id)
     stored = _stored_contents(store, head.project_id)
     lacking, anew, elsewhere, holder = [], set(), 0, ""
     for m in maps:
@@ -139,7 +140,7 @@ def _lacking(
             elsewhere, holder = elsewhere + 1, holders[m.page_id]
         elif holders.get(m.page_id) != head.batch_id:
             lacking.append(m)
-        elif stored.get(m.page_id, {}).get("sha256") != m.sha256:
+        elif stored.get(m.page_id, _NOTHING).sha256 != m.sha256:
             lacking.append(m)
             anew.add(m.page_id)
     if maps and elsewhere == len(maps):
@@ -150,6 +151,25 @@ def _lacking(
     return Plan(head, lacking, elsewhere, anew=anew)
 
 
-def _stored_contents(store: KeyValues, project_id: str) -> dict[str, Metadata]:
-    pages = store.scan(page_prefix(project_id))
-    return {last_part(info.key): info.metadata or {} for info in pages}
+class _Content(NamedTuple):
+    """What is remembered of a page that is stored, of 100,000 of them at once."""
+
+    sha256: object
+    batch_id: str
+
+
+_NOTHING = _Content(None, "")
+
+
+def _stored_contents(store: KeyValues, project_id: str) -> dict[str, _Content]:
+    contents = {}
+    for info in store.scan(page_prefix(project_id)):
+        metadata = info.metadata or {}
+        content = _Content(metadata.get("sha256"), intern(str(metadata.get("batch_id"))))
+        contents[last_part(info.key)] = content
+    return contents
+
+
+def _holders(store: KeyValues, project_id: str) -> dict[str, str]:
+    """The batch that each page is in, by page id."""
+    return {page.page_id: intern(page.status["batch_id"]) for page in list_pages(store, project_id)}

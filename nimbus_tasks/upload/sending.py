@@ -173,7 +173,7 @@ def _send(
             advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
         ) from None
     with store.transaction() as tx:
-        listed = batches.load(tx, project_id, batch_id).pages.keys()
+        listed = set(batches.load(tx, project_id, batch_id).pages)
         closed = _close_batch(tx, project_id, batch_id)
         _close_emptied(tx, project_id, plan.cut_off, listed)
         if head is not None:  # who was killed may have taken pages from any that was open then
@@ -198,7 +198,8 @@ def _open_batch(
 ) -> str:
     """Write the batch record that lists every page, before any page is sent."""
     moment = utc_now()
-    listed = {m.page_id: {"status": "uploaded", "uploaded": to_iso(moment)} for m in wanted}
+    page = {"status": "uploaded", "uploaded": to_iso(moment)}
+    listed = {content_map.page_id: page for content_map in wanted}
     with store.transaction() as tx:
         if head is not None:
             batch = batches.load(tx, project.project_id, head.batch_id)
@@ -339,8 +340,7 @@ def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> BatchHead | N
     head = batch.head
     if head.intent == Intent.UPLOAD:  # unless somebody has cancelled it meanwhile
         head = replace(head, intent=Intent.RUN.value)
-    tx.put_many([replace(batch, head=head).entry()])
-    batches.save_snapshot(tx, project_id, batch_id)
+    batches.save_with_snapshot(tx, replace(batch, head=head))
     return batches.find(tx, project_id, batch_id)
 
 

@@ -75,7 +75,7 @@ class Journal:
     ) -> None:
         self._clock = clock
         self._large = large
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
         self._path = path
         try:
             self._turns = FileLock(path.with_name(path.name + ".turn"))

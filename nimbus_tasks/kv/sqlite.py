@@ -62,6 +62,8 @@ class SqliteStore(Store):
         try:
             if not path.exists():
                 _make_private(path)
+            # Before it is opened: one that is put there meanwhile is then taken for a stranger.
+            self._inode = path.stat().st_ino
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except OSError as error:
             raise cannot_write(f"the store {path}", error) from error
@@ -72,7 +74,6 @@ class SqliteStore(Store):
                 self._db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
                 opened.callback(self._db.close)
                 self._prepare()
-                self._inode = path.stat().st_ino
             opened.pop_all()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from nimbus_tasks.batch.verify import verify_batch
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.project import Project, new_project, save_project
 from tests.factories import (
     environment_for,
     failing,
-    invoke,
     invoke_command,
     upload,
     work,
@@ -134,16 +134,18 @@ def task(text: str) -> list[str]:
     return [f"nimbus.{name}", *options]
 
 
-def counts(project: Project) -> Any:
-    """What the batch says it is in."""
-    ran = invoke(project.root, "nimbus.batch.status", "--batch=latest", "--json")
-    assert ran.returncode == 0, ran.stderr
-    return {name: count for name, count in json.loads(ran.stdout)["counts"].items() if count}
+def counts(project: Project) -> dict[str, int]:
+    """How many pages of the latest batch are in which state."""
+    with project.open_store() as store:
+        head = batches.find(store, project.project_id, None)
+        view = batches.look(store, head, utc_now())
+    return {state: count for state, count in view.tally.counts.items() if count}
 
 
 def assert_sound(project: Project) -> None:
-    ran = invoke(project.root, "nimbus.batch.verify", "--json")
-    assert json.loads(ran.stdout)["findings"] == []
+    """Verifying finds nothing."""
+    with project.open_store() as store:
+        assert verify_batch(project, store).findings == []
 
 
 def half_failed(root: Path) -> Project:

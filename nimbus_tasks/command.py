@@ -25,6 +25,7 @@ from nimbus_tasks.core.errors import (
     PagesFailedError,
     StoreError,
     UsageError,
+    cure_of,
 )
 from nimbus_tasks.ui.console import Console, drop_stdout, open_missing_streams
 
@@ -66,7 +67,8 @@ class Command(Task[Callable[..., Any]]):
         except OSError as error:  # a disk that is full, a folder that may not be read, …
             reason = error.strerror or str(error)
             drop_stdout()
-            _say(reason if error.filename is None else f"{error.filename}: {reason}")
+            where = "" if error.filename is None else f"{error.filename}: "
+            _say(f"{where}{reason}", cure_of(error))
             raise Exit(code=StoreError.exit_code) from error
 
     def __eq__(self, other: object) -> bool:

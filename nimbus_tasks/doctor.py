@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import NimbusError, StoreError, UsageError
+from nimbus_tasks.core.errors import (
+    NimbusError,
+    StoreError,
+    UsageError,
+    cannot_write,
+)
 from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.project import Project, config_path, load_project
 from nimbus_tasks.ui.figures import pages, size
@@ -32,7 +38,6 @@ from nimbus_tasks.ui.text import clean
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
-_WRITE_ADVICE = "See that it lies on a disk that can be written, and that you have the right to."
 
 
 @dataclass(frozen=True)
@@ -120,35 +125,34 @@ def _project(root: Path) -> Iterator[Check]:
         project = load_project(root)
     except UsageError as error:
         yield Check("configuration", "error", error.message, error.advice, error.exit_code)
+        yield _folder(config_path(root).parent)
         return
     yield Check(
         "configuration", "ok",
         f"{config_path(root)}: project {project.project_id}, store {project.store}",
     )  # fmt: skip
-    yield _folder(project)
+    yield _folder(project.folder)
     yield from _cloudflare(project) if project.store == "cloudflare" else _embedded(project)
 
 
-def _folder(project: Project) -> Check:
-    from nimbus_tasks.kv.health import free_bytes
+def _folder(folder: Path) -> Check:
+    """Whether files can be written there; where it is to be made, in the one that is there."""
+    from nimbus_tasks.kv.health import free_bytes, why_unwritable
 
-    if not os.access(project.folder, os.W_OK):
-        return Check(
-            "folder",
-            "error",
-            f"{project.folder} cannot be written",
-            _WRITE_ADVICE,
-            StoreError.exit_code,
-        )
-    free = free_bytes(project.folder)
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    cause = why_unwritable(there)
+    if cause is not None:
+        error = cannot_write(f"to {there}", cause)
+        return Check("folder", "error", error.message, error.advice, error.exit_code)
+    free = free_bytes(there)
     if free < _LOW_SPACE_BYTES:
         return Check(
             "folder",
             "warning",
-            f"only {size(free)} free for {project.folder}",
+            f"only {size(free)} free for {there}",
             "Free some space before a large upload.",
         )
-    return Check("folder", "ok", f"{project.folder} can be written, {size(free)} free")
+    return Check("folder", "ok", f"{there} can be written, {size(free)} free")
 
 
 def _embedded(project: Project) -> Iterator[Check]:
@@ -159,10 +163,33 @@ def _embedded(project: Project) -> Iterator[Check]:
     if health.has_wal_reset_bug():
         note = " (can corrupt a log that two processes reset at once; our lock prevents that)"
     yield Check("sqlite", "ok", f"SQLite {version}{note}")
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         yield Check("store", "ok", f"no store yet; the first upload makes {path}")
         return
-    yield from _records(project, f"{path}, {size(path.stat().st_size)}")
+    if path.is_file() and not path.stat().st_size:  # to open it is to make it
+        yield Check(
+            "store",
+            "warning",
+            f"{path} is empty: its making was cut off, or it has lost all it had",
+            "Put it back from a backup if it had batches; else the next upload makes it.",
+        )
+        return
+    if path.is_file():
+        yield from _privacy(path)
+    yield from _records(
+        project, f"{path}, {size(path.stat().st_size)}" if path.exists() else str(path)
+    )
+
+
+def _privacy(path: Path) -> Iterator[Check]:
+    """Pages may be unpublished: a store of an older version, or a copy, may be open to others."""
+    if os.name == "posix" and path.stat().st_mode & 0o007:
+        yield Check(
+            "privacy",
+            "warning",
+            f"{path} is open to every user of this machine",
+            f"Keep its pages to yourself: chmod o= {shlex.quote(str(path))}*",
+        )
 
 
 def _cloudflare(project: Project) -> Iterator[Check]:
@@ -193,7 +220,7 @@ def _records(project: Project, where: str) -> Iterator[Check]:
     except NimbusError as error:
         advice = error.advice
         if advice is not None and "nimbus.doctor" in advice:  # which is what has been run
-            advice = _WRITE_ADVICE
+            advice = "Put a backup in its place, or move it away and upload again."
         yield Check("store", "error", error.message, advice, error.exit_code)
         return
     if faults:

@@ -594,7 +594,7 @@ def test_the_doctor_never_sends_anybody_to_the_doctor(
     def fails(project: Project, **options: object) -> None:
         raise StoreError("the store failed: Read-only", advice="Try: invoke nimbus.doctor")
 
-    project.store_path.write_bytes(b"")
+    project.store_path.write_bytes(b"something")
     monkeypatch.setattr(Project, "open_store", fails)
     monkeypatch.chdir(root)
     assert in_process("nimbus.doctor") == 5

@@ -6,6 +6,12 @@ They are raised where the fault is found and caught at one place, in
 
 from __future__ import annotations
 
+import errno
+
+#: What the system answers where no more is to be had: of the disk, of a quota, of a limit.
+FULL = frozenset((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)))
+_FORBIDDEN = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+
 
 class NimbusError(Exception):
     """Base of the project's own errors."""
@@ -42,6 +48,15 @@ class StoreError(NimbusError):
     exit_code = 5
 
 
+class DamagedStoreError(StoreError):
+    """What is in the store's place is no store, or none that can be read; more space or more rights
+    would not help."""
+
+
+class StoreGoneError(StoreError):
+    """The store was deleted or replaced while it was in use."""
+
+
 class StoreUnreachableError(StoreError):
     """The store cannot be reached for now: the same may work in a while."""
 
@@ -73,3 +88,17 @@ class ProcessorError(Exception):
     def __init__(self, message: str, *, code: str = "processor_error") -> None:
         super().__init__(message)
         self.code = code
+
+
+def cure_of(error: OSError) -> str | None:
+    """What to do where the system refuses to write; ``None`` where its words say all there is."""
+    if error.errno in FULL:
+        return "Free some space, or raise the quota, and run the command again."
+    if error.errno in _FORBIDDEN:
+        return "See that it lies on a disk that can be written, and that you have the right to."
+    return None
+
+
+def cannot_write(what: object, error: OSError) -> StoreError:
+    """The error of a file that could not be written, in the system's words."""
+    return StoreError(f"cannot write {what}: {error.strerror or error}", advice=cure_of(error))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nimbus_tasks.core.clock import now_iso
-from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.errors import UsageError, cannot_write
 from nimbus_tasks.core.keys import is_id, new_project_id
 from nimbus_tasks.core.wire import NoJsonError, strict_loads, text_field
 
@@ -105,7 +105,7 @@ class Project:
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o775, parents=True, exist_ok=True)
         return SqliteStore(self.store_path, create=create)
 
 
@@ -154,7 +154,7 @@ def create_project(project: Project) -> Project:
         return load_project(project.root)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+            raise cannot_write(path, error) from error
         save_project(project)
     finally:
         beside.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def atomic_file(path: Path) -> Iterator[Any]:
     On an exception nothing is left behind and an older file stays as it was; what a killed writer
     has left there goes with a later one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.part"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
@@ -183,10 +183,11 @@ def atomic_file(path: Path) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; reports are as readable as any new file.
+        # mkstemp makes files for the owner alone; reports are as readable as any new file. What
+        # everybody may write is nothing to rely on: the configuration says who gets the token.
         umask = os.umask(0)
         os.umask(umask)
-        Path(beside).chmod(0o666 & ~umask)
+        Path(beside).chmod(0o664 & ~umask)
         Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
@@ -199,7 +200,7 @@ def write_atomically(path: Path, parts: Iterator[str] | list[str]) -> None:
         with atomic_file(path) as file:
             file.writelines(parts)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
 
 
 def _parse_config(root: Path, path: Path, config: object) -> Project:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
+
+#: What SQLite needs at the least beside an empty log: its index of it, and the log's first pages.
+_NEEDED_BYTES = 65_536
 
 #: The first SQLite in which two processes cannot corrupt a write-ahead log by resetting it at once.
 SAFE_WAL_VERSION = (3, 51, 3)
@@ -23,3 +27,16 @@ def has_wal_reset_bug() -> bool:
 def free_bytes(folder: Path) -> int:
     """Free space in bytes where ``folder`` lies."""
     return shutil.disk_usage(folder).free
+
+
+def why_unwritable(folder: Path) -> OSError | None:
+    """What the system says to a small file in ``folder``, of which nothing stays; ``None``: it was
+    written. Neither the free space nor the permissions tell of every quota and limit."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            left = memoryview(bytes(_NEEDED_BYTES))
+            while left:
+                left = left[file.write(left) :]
+    except OSError as error:
+        return error
+    return None

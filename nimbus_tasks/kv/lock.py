@@ -23,7 +23,7 @@ class FileLock:
     """An exclusive advisory lock on ``path``. Not reentrant; use it from one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         _open_locks.add(self)
 
     def acquire(self, timeout: float) -> bool:

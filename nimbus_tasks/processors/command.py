@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,12 +30,23 @@ _LAST_WORDS_SECONDS = 1.0
 
 
 class CommandProcessor:
-    """Runs ``command`` in ``directory`` for each page; ``timeout`` in seconds kills it."""
+    """Runs ``command`` in ``directory`` for each page; ``timeout`` in seconds kills it.
 
-    def __init__(self, command: str, directory: Path, timeout: float | None = None) -> None:
+    It has our environment but for the variables ``withheld``.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        directory: Path,
+        timeout: float | None = None,
+        *,
+        withheld: Collection[str] = (),
+    ) -> None:
         self._command = command
         self._directory = directory
         self._timeout = timeout
+        self._withheld = frozenset(withheld)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._ended = False
 
@@ -65,7 +76,8 @@ class CommandProcessor:
             _kill(process)
 
     def _start(self, page: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "NIMBUS_PAGE_ID": str(page["page_id"])}
+        environment = {k: v for k, v in os.environ.items() if k not in self._withheld}
+        environment["NIMBUS_PAGE_ID"] = str(page["page_id"])
         group: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}

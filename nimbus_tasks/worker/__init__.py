@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from invoke.context import Context
@@ -27,7 +26,8 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
-from nimbus_tasks.core.project import load_project
+from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
@@ -108,7 +108,7 @@ def worker(
     with (
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
         stdout_to_stderr(),
-        _chosen_processor(c, processor, command, project.root, options.timeout) as process,
+        _chosen_processor(c, processor, command, project, options.timeout) as process,
         WorkerDisplay(console) as display,
         project.open_store(tell=display.write) as store,
     ):
@@ -147,7 +147,7 @@ def _status(store: Store, project_id: str, batch_id: str) -> str:
 
 @contextmanager
 def _chosen_processor(
-    c: Context, processor: str | None, command: str | None, root: Path, timeout: float | None
+    c: Context, processor: str | None, command: str | None, project: Project, timeout: float | None
 ) -> Iterator[Processor]:
     """The processor; commands that still run end with the worker, whatever ends that."""
     if processor is not None and command is not None:
@@ -161,7 +161,10 @@ def _chosen_processor(
     if command is None:
         yield load_processor(processor or "audit")
         return
-    runs = CommandProcessor(command, root, timeout)
+    # What works on the pages of strangers has no use for the token of the store. With the embedded
+    # store the variable is none of ours.
+    withheld = (TOKEN_VARIABLE,) if project.store == "cloudflare" else ()
+    runs = CommandProcessor(command, project.root, timeout, withheld=withheld)
     try:
         yield runs
     finally:

@@ -6,6 +6,7 @@ An attempt turns whatever a processor does (answer, raise, hang, answer rubbish)
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -18,6 +19,8 @@ from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import ProcessorError, UsageError
 from nimbus_tasks.core.logs import log_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
+from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
+from nimbus_tasks.kv.cloudflare.secret import without_secret
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 from nimbus_tasks.processors import Processor
 
@@ -279,13 +282,18 @@ def _text(value: object, limit: int) -> str:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - its __str__ is the processor's own code
         text = f"{type(value).__name__} (its text cannot be made: {type(error).__name__})"
-    return text[:limit].encode("utf-8", "replace").decode()
+    return _masked(text)[:limit].encode("utf-8", "replace").decode()
+
+
+def _masked(text: str) -> str:
+    """What a processor says goes into the log, the report and the store: not with our token."""
+    return without_secret(text, os.environ.get(TOKEN_VARIABLE))
 
 
 def _where(error: BaseException) -> str:
     """The end of the traceback."""
     try:
-        return "".join(traceback.format_exception(error)[-4:])[-_MAX_TEXT:]
+        return _masked("".join(traceback.format_exception(error)[-4:]))[-_MAX_TEXT:]
     except Exception:  # noqa: BLE001 - as above
         return ""
 
@@ -298,7 +306,8 @@ def _loggable(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _loggable_value(value: object) -> object:
     try:
-        if len(dump_json(value).encode()) <= _MAX_TEXT:
+        text = dump_json(value)
+        if len(text.encode()) <= _MAX_TEXT and _masked(text) == text:
             return value
     except (TypeError, ValueError, RecursionError):
         pass

@@ -431,20 +431,6 @@ def test_a_folder_that_is_not_there_is_a_store_error(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "nowhere" / "kv.sqlite3", create=True)
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
-)
-def test_a_folder_that_may_not_be_written_is_a_store_error(path: Path) -> None:
-    path.parent.chmod(0o500)
-    try:
-        with pytest.raises(StoreError, match="for writing") as error:
-            SqliteStore(path, create=True)
-    finally:
-        path.parent.chmod(0o700)
-    assert error.value.advice is not None
-    assert "permissions" in error.value.advice
-
-
 def test_a_full_disk_is_a_store_error_and_nothing_of_the_step_is_kept(
     store: SqliteStore, reopen: Reopen
 ) -> None:

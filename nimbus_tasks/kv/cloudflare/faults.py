@@ -13,6 +13,7 @@ import requests
 import urllib3
 
 from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
+from nimbus_tasks.kv.cloudflare.secret import without_secret
 
 #: The server's own troubles, and those of Cloudflare's edge with it: they pass.
 PASSING_STATUSES = frozenset({408, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -259,8 +260,7 @@ class Faults:
 
     def _clean(self, text: str) -> str:
         """One short line without control characters, and without the token if it was sent back."""
-        if self._secret:
-            text = text.replace(self._secret, "***")
+        text = without_secret(text, self._secret)
         shown = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
         shown = " ".join(shown.split())
         return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"

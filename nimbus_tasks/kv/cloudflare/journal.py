@@ -17,10 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
+from nimbus_tasks.core.errors import (
+    DamagedStoreError,
+    StoreError,
+    StoreGoneError,
+    StoreUnreachableError,
+    cannot_write,
+)
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.sqlite import SqliteStore
-from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata
+from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyInfo, Metadata
 
 #: Longer than any lag that Cloudflare speaks of ("60 seconds or more").
 KEPT_SECONDS = 300.0
@@ -69,13 +75,13 @@ class Journal:
     ) -> None:
         self._clock = clock
         self._large = large
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
         self._path = path
-        self._turns = FileLock(path.with_name(path.name + ".turn"))
         try:
-            self._store = SqliteStore(path, create=True)
-        except StoreError:
-            self._store = self._new_file()
+            self._turns = FileLock(path.with_name(path.name + ".turn"))
+        except OSError as error:
+            raise cannot_write(f"the journal {path}", error) from error
+        self._store = self._opened()
         self._pruned = 0.0
         self._is_closed = False
 
@@ -93,6 +99,8 @@ class Journal:
         for entry in entries:
             value = None if entry.key.startswith(self._large) else entry.value
             document = json.dumps([value, entry.metadata], ensure_ascii=False)
+            if len(document) * 4 > MAX_VALUE_BYTES and len(document.encode()) > MAX_VALUE_BYTES:
+                document = json.dumps([None, entry.metadata])  # what surrounds it is too much
             told = {"at": now, "rev": revision_of(entry.metadata) or revision}
             if entry.key in digests:
                 told["replaced"] = digests[entry.key]
@@ -145,17 +153,25 @@ class Journal:
     @contextmanager
     def _sound(self) -> Iterator[None]:
         """A file that is damaged, or that somebody has written rubbish into, is begun anew: it is a
-        memory of minutes, and worth less than the command."""
+        memory of minutes, and worth less than the command. One that cannot be written, of a disk
+        that is full, is still worth reading, and stays."""
         try:
             yield
-        except StoreUnreachableError:
-            raise
-        except (StoreError, ValueError, TypeError, KeyError):
+        except StoreGoneError:
+            self._store.close()
+            self._store = self._opened()
+        except (DamagedStoreError, ValueError, TypeError, KeyError):
             if self._is_closed:
                 raise
             with contextlib.suppress(StoreError):
                 self._store.close()
             self._store = self._new_file()
+
+    def _opened(self) -> SqliteStore:
+        try:
+            return SqliteStore(self._path, create=True)
+        except DamagedStoreError:
+            return self._new_file()
 
     def _new_file(self) -> SqliteStore:
         for name in (self._path.name + end for end in ("", "-wal", "-shm")):

@@ -190,9 +190,9 @@ class CloudflareStore(Store):
         if not revision:
             return info
         known, text, _ = self._seen.get(info.key, ("", "", 0.0))
-        if known > revision:
+        if self._believed(known) > revision:
             return KeyInfo(info.key, json.loads(text))
-        if known < revision:
+        if known != revision:
             text = json.dumps(info.metadata, separators=(",", ":"))
         self._seen[info.key] = (revision, text, self._clock())
         return info
@@ -251,12 +251,17 @@ class CloudflareStore(Store):
         it is the value that we found there. Of a listing, or where we had not looked, ours counts
         as long as reads lag.
         """
-        revision = "" if read is None else _revision_of(read)
+        revision = "" if read is None else self._believed(_revision_of(read))
         if read is None or revision:
             return revision > ours.revision
         if read.value and ours.replaced is not None:
             return digest_of(read.value) != ours.replaced
         return not 0 <= self._clock() - ours.at <= self.lag_seconds
+
+    def _believed(self, revision: str) -> str:
+        """The revision; none where it is of the future. That is of before a clock was set back, and
+        what is written by the clock as it is now would never be taken for newer."""
+        return "" if revision > _moment(self._clock() + self.lag_seconds) else revision
 
     def _is_there(self, read: Entry | None, ours: Written) -> bool:
         """Whether a read is our write, or newer."""
@@ -338,8 +343,7 @@ class CloudflareStore(Store):
             return
         self._wait_for_turn(pending)
         self._journal.begin_sending()
-        moment = datetime.fromtimestamp(self._clock(), timezone.utc)
-        revision = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        revision = _moment(self._clock())
         for entries in _requests(pending):
             self._client.put_many([_stamped(entry, revision) for entry in entries])
             self._journal.add(entries, [], revision, self._replaced(entries))
@@ -420,6 +424,11 @@ def _revision_of(entry: Entry) -> str:
         return revision
     told = value.get("updated") if isinstance(value, dict) else None
     return max(revision, told) if isinstance(told, str) else revision
+
+
+def _moment(seconds: float) -> str:
+    """Seconds since 1970 as the records write a time."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _stamped(entry: Entry, revision: str) -> Entry:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 import urllib3
@@ -175,6 +175,38 @@ class _Bearer(AuthBase):
         return request
 
 
+class _QuietHTTPConnection(urllib3.connection.HTTPConnection):
+    debuglevel = 0  # http.client's switch prints every header, the token's too
+
+
+class _QuietHTTPSConnection(urllib3.connection.HTTPSConnection):
+    debuglevel = 0
+
+
+class _QuietHTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _QuietHTTPConnection
+
+
+class _QuietHTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _QuietHTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """An adapter whose connections print nothing, whatever a program has switched on."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _quieten(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return _quieten(super().proxy_manager_for(proxy, **kwargs))
+
+
+def _quieten(manager: Any) -> Any:
+    manager.pool_classes_by_scheme = {"http": _QuietHTTPPool, "https": _QuietHTTPSPool}
+    return manager
+
+
 class Transport:
     """Sends requests below ``prefix`` until they have an answer, or an error that stays one."""
 
@@ -211,7 +243,7 @@ class Transport:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=IN_FLIGHT + 2, max_retries=0))
+            self._session.mount(scheme, _Adapter(pool_maxsize=IN_FLIGHT + 2, max_retries=0))
 
     def request(
         self,

@@ -6,6 +6,7 @@ takes a retry to bring back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +18,9 @@ from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.lifecycle import Intent, is_finished
-from nimbus_tasks.core.pages import read_statuses, status_entries
+from nimbus_tasks.core.pages import in_groups, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
 
@@ -76,13 +77,23 @@ def _cancel_waiting(tx: KeyValues, head: BatchHead) -> int:
         for page in batches.pages_of(tx, head)
         if page.status["status"] in ("queued", "uploaded")
     ]
-    queued = read_statuses(tx, head.project_id, waiting)
-    items = [status.queue_key(head.project_id, page_id) for page_id, status in queued.items()]
-    now = now_iso()
-    cancelled = {page_id: status.as_cancelled(now) for page_id, status in queued.items()}
+    items: list[str | None] = []
+    tx.put_many(_cancelled(tx, head, waiting, items))
     tx.delete_many(key for key in items if key is not None)
-    tx.put_many(status_entries(head.project_id, cancelled))
-    return len(cancelled)
+    return len(items)
+
+
+def _cancelled(
+    tx: KeyValues, head: BatchHead, page_ids: list[str], items: list[str | None]
+) -> Iterator[Entry]:
+    """The statuses of pages as cancelled ones, a group at a time; where each was queued is added
+    to ``items``."""
+    now = now_iso()
+    for some in in_groups(page_ids):
+        statuses = read_statuses(tx, head.project_id, some)
+        items += [status.queue_key(head.project_id, i) for i, status in statuses.items()]
+        cancelled = {page_id: status.as_cancelled(now) for page_id, status in statuses.items()}
+        yield from status_entries(head.project_id, cancelled)
 
 
 def _mark(tx: KeyValues, head: BatchHead, reason: str | None) -> None:

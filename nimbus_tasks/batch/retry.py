@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -21,13 +21,13 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError
-from nimbus_tasks.core.keys import page_id_for
+from nimbus_tasks.core.keys import page_id_for, status_key
 from nimbus_tasks.core.lifecycle import Intent
-from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries
+from nimbus_tasks.core.pages import PageInfo, in_groups, read_statuses
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import clip_bytes
-from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip
@@ -127,23 +127,32 @@ def _choose(
 
 
 def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
-    start = utc_now()
-    found = read_statuses(tx, head.project_id, page_ids)
-    queued = {}
-    for number, page_id in enumerate(page_ids):
-        # A record that cannot be read is made anew: all else of it is lost already.
-        failed = found.get(page_id) or PageStatus("failed", head.batch_id, "")
-        # A microsecond apart, so that they are claimed in this order.
-        moment = to_iso(start + timedelta(microseconds=number))
-        queued[page_id] = failed.as_queued(RETRY_PRIORITY, moment).changed(lapses=0)
     # An upload that is under way stays one: its missing pages must not be forgotten.
     intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
     batch = batches.load(tx, head.project_id, head.batch_id)
     # First the batch: where this is cut off, nobody must find it ended with pages that are queued.
     tx.put_many([replace(batch, head=replace(batch.head, intent=intent, reason=None)).entry()])
-    tx.put_many(status_entries(head.project_id, queued))
-    tx.put_many(queue_entry(head.project_id, page_id, one) for page_id, one in queued.items())
+    tx.put_many(_as_queued(tx, head, page_ids))
+    tx.put_many(
+        queue_entry(head.project_id, page_id, status)
+        for some in in_groups(page_ids)
+        for page_id, status in read_statuses(tx, head.project_id, some).items()
+    )
     return batches.save_snapshot(tx, head.project_id, head.batch_id)
+
+
+def _as_queued(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> Iterator[Entry]:
+    """The statuses of pages as queued ones, a group at a time."""
+    moment = utc_now()
+    for some in in_groups(page_ids):
+        found = read_statuses(tx, head.project_id, some)
+        for page_id in some:
+            # A record that cannot be read is made anew: all else of it is lost already.
+            failed = found.get(page_id) or PageStatus("failed", head.batch_id, "")
+            queued = failed.as_queued(RETRY_PRIORITY, to_iso(moment)).changed(lapses=0)
+            yield queued.entry(status_key(head.project_id, page_id))
+            # A microsecond apart, so that they are claimed in this order.
+            moment += timedelta(microseconds=1)
 
 
 @command(

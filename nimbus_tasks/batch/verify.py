@@ -43,8 +43,6 @@ from nimbus_tasks.ui.text import clean, clip
 
 #: More findings than a person reads; --json has them all.
 _SHOWN = 30
-#: Records that are held at a time: a batch may have any number.
-_AT_A_TIME = 500
 _NOT_SENT = "not_uploaded"
 
 
@@ -157,7 +155,7 @@ def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
     """Every status record can be read: its value, not only its metadata."""
     project_id = head.project_id
     damaged: dict[str, PageInfo] = {}
-    for some in in_groups(list_pages(tx, project_id, head.batch_id), _AT_A_TIME):
+    for some in in_groups(list_pages(tx, project_id, head.batch_id)):
         listed = {page.page_id: page for page in some}
         readable = read_statuses(tx, project_id, listed).keys()
         damaged |= {page_id: listed[page_id] for page_id in listed.keys() - readable}
@@ -177,7 +175,7 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     project_id = head.project_id
     strays = []
     items = [info.key for info in tx.scan(queue_prefix(project_id))]
-    for some in in_groups(items, _AT_A_TIME):
+    for some in in_groups(items):
         statuses = read_statuses(tx, project_id, {last_part(key) for key in some})
         for key in some:
             page_id = last_part(key)

@@ -13,6 +13,9 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
 T = TypeVar("T")
 
+#: Whole records that are in memory at a time.
+_HELD = 1000
+
 #: A bulk read of Workers KV takes so many.
 _VALUES_A_READ = 100
 
@@ -68,10 +71,10 @@ def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
         yield PageInfo(last_part(key), small)
 
 
-def in_groups(items: Iterable[T], most: int) -> Iterator[list[T]]:
-    """The items, ``most`` at a time."""
+def in_groups(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items, so many at a time as may be held: a batch may have any number."""
     remaining = iter(items)
-    while some := list(islice(remaining, most)):
+    while some := list(islice(remaining, _HELD)):
         yield some
 
 

@@ -6,9 +6,7 @@ before it reaches a key, a path or a screen.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
 from datetime import datetime, timezone
 
 from nimbus_tasks.core.errors import UsageError
@@ -38,6 +36,8 @@ def check_id(text: str, what: str) -> str:
 
 def new_project_id() -> str:
     """``proj_`` and 12 random hex digits."""
+    import secrets  # it brings the whole of OpenSSL, which most commands do not need
+
     return f"proj_{secrets.token_hex(6)}"
 
 
@@ -52,6 +52,8 @@ def page_id_for(project_id: str, source_path: str) -> str:
 
     MD5 spreads names here and protects nothing; two paths that meet are refused by upload.
     """
+    import hashlib  # as above
+
     text = f"{project_id}:{source_path}".encode("utf-8", "surrogatepass")
     digest = hashlib.md5(text, usedforsecurity=False)
     return f"page_{digest.hexdigest()[:12]}"

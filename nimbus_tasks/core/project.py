@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -145,6 +143,8 @@ def save_project(project: Project) -> None:
 def create_project(project: Project) -> Project:
     """Write the configuration of a new project, unless somebody else has just made one there: then
     that one is returned, and is the project. Raises :class:`StoreError`."""
+    import secrets  # not at the top: most commands only read, and it brings all of OpenSSL
+
     path = config_path(project.root)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     write_atomically(beside, [_config_text(project)])
@@ -177,6 +177,8 @@ def atomic_file(path: Path) -> Iterator[Any]:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 left.unlink()
+    import tempfile  # as above
+
     fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:

@@ -5,11 +5,14 @@ Data in, lines out; the caller says how wide and how many. Every line fits the w
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from nimbus_tasks.core.advice import NextStep
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
+from nimbus_tasks.core.failures import UNKNOWN_CODE, FailureGroup, group_failures
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.figures import (
@@ -35,7 +38,7 @@ _MINI_BAR = 10
 def batch_lines(
     view: BatchView, style: Style, columns: int, now: datetime, *, most: int = 10
 ) -> list[str]:
-    """The whole look; of pages in flight and of failures at most ``most`` each."""
+    """The whole look; of pages in flight and of failures, or kinds of them, ``most`` each."""
     return [
         *heading(view, style, columns, now),
         "",
@@ -133,19 +136,52 @@ def in_flight_lines(
 def failure_lines(
     failures: Sequence[PageInfo], count: int, style: Style, columns: int, most: int
 ) -> list[str]:
-    """Failed pages with code and error, the latest first."""
+    """Failed pages with code and error, the latest first; many of them in groups of one kind."""
     if not count:
         return []
-    lines = ["", f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"]
-    for page in failures[:most]:
-        code = clean(page.status.get("code") or "unknown")
-        error = clean(page.status.get("error") or "")
-        # The name takes half at most, so that there is room for what went wrong.
-        name = clip(clean(page.name), max(12, (columns - 6) // 2), keep_end=True)
-        room = columns - width(name) - 5
-        text = clip(f"{code}: {error}" if error else code, max(8, room))
-        lines.append(f"   {name}  {style.state('failed', text)}")
-    return [*lines, *_more(count, min(most, len(failures)), style)]
+    if count > most:
+        return ["", *error_groups(group_failures(failures, most=most), count, style, columns)]
+    title = f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"
+    lines = ["", title, *(f"   {failure_line(page, style, columns - 3)}" for page in failures)]
+    return [*lines, *_more(count, len(failures), style)]
+
+
+def failure_line(page: PageInfo, style: Style, columns: int) -> str:
+    """A failed page: its name, and what went wrong."""
+    code = clean(page.status.get("code") or UNKNOWN_CODE)
+    error = clean(page.status.get("error") or "")
+    # The name takes half at most, so that there is room for what went wrong.
+    name = clip(clean(page.name), max(12, (columns - 3) // 2), keep_end=True)
+    room = columns - width(name) - 2
+    return f"{name}  {style.state('failed', clip(f'{code}: {error}' if error else code, max(8, room)))}"
+
+
+def error_groups(
+    groups: Sequence[FailureGroup], count: int, style: Style, columns: int
+) -> list[str]:
+    """Kinds of errors with how many pages each has, of ``count`` failed ones in all."""
+    known = sum(group.count for group in groups)
+    among = f"; by kind, of the latest {known:,}" if known < count else ""
+    lines = [f"{style.sign('failed')} {style.bold('Failed')} ({count:,}{among})"]
+    digits = max((len(f"{group.count:,}") for group in groups), default=1)
+    for group in groups:
+        what = clean(f"{group.code}: {group.message}" if group.message else group.code)
+        again = " (may pass)" if group.looks_transient else ""
+        text = clip(what, max(8, columns - digits - 6 - len(again)))
+        lines.append(
+            f"   {pad(f'{group.count:,}', digits, right=True)} × "
+            f"{style.state('failed', text)}{style.dim(again)}"
+        )
+    return lines
+
+
+def next_lines(steps: Sequence[NextStep], style: Style, columns: int) -> list[str]:
+    """What to do next. Commands are never cut: they are there to be copied."""
+    lines = []
+    for step in steps:
+        lines += [f"   {line}" for line in textwrap.wrap(f"{step.why}:", max(20, columns - 3))]
+        lines.append(f"      {style.bold(step.command)}")
+    return ["", *lines] if lines else []
 
 
 def mini_bar(progress: float, style: Style) -> str:

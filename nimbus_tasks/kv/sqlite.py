@@ -143,6 +143,7 @@ class SqliteStore(Store):
         if self._db.in_transaction:
             yield self
             return
+        self._check_still_there()
         with self._translated():
             self._db.execute("BEGIN")
         try:

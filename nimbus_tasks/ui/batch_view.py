@@ -5,11 +5,9 @@ Data in, lines out; the caller says how wide and how many. Every line fits the w
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from nimbus_tasks.core.advice import NextStep
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
 from nimbus_tasks.core.failures import UNKNOWN_CODE, FailureGroup, group_failures
@@ -115,6 +113,7 @@ def in_flight_lines(
         key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
     )
     rows, step_columns = [], 24 if columns >= 80 else max(8, columns // 4)
+    has_bars = columns >= 70  # a narrow terminal has better use for their room
     for page in ordered[:most]:
         elapsed = seconds_between(page.status.get("started"), to_iso(now))
         if page.page_id in stalled:
@@ -122,7 +121,7 @@ def in_flight_lines(
             step = style.state("stalled", clip(f"stalled {ago(lease, now)}", step_columns))
         else:
             step = clip(clean(page.status.get("step") or "begins"), step_columns)
-        progress = mini_bar(page.status.get("progress") or 0, style)
+        progress = mini_bar(page.status.get("progress") or 0, style, bar=has_bars)
         rows.append([clean(page.name), step, progress, duration(elapsed)])
     title = f"{style.sign('processing')} {style.bold('In flight')} ({len(view.in_flight):,})"
     return [
@@ -152,8 +151,8 @@ def failure_line(page: PageInfo, style: Style, columns: int) -> str:
     error = clean(page.status.get("error") or "")
     # The name takes half at most, so that there is room for what went wrong.
     name = clip(clean(page.name), max(12, (columns - 3) // 2), keep_end=True)
-    room = columns - width(name) - 2
-    return f"{name}  {style.state('failed', clip(f'{code}: {error}' if error else code, max(8, room)))}"
+    what = clip(f"{code}: {error}" if error else code, max(8, columns - width(name) - 2))
+    return f"{name}  {style.state('failed', what)}"
 
 
 def error_groups(
@@ -165,7 +164,10 @@ def error_groups(
     lines = [f"{style.sign('failed')} {style.bold('Failed')} ({count:,}{among})"]
     digits = max((len(f"{group.count:,}") for group in groups), default=1)
     for group in groups:
-        what = clean(f"{group.code}: {group.message}" if group.message else group.code)
+        # Of one page, what it says itself rather than what pages of its kind would say.
+        alone = group.examples[0].status.get("error") if group.count == 1 else None
+        message = alone or group.message
+        what = clean(f"{group.code}: {message}" if message else group.code)
         again = " (may pass)" if group.looks_transient else ""
         text = clip(what, max(8, columns - digits - 6 - len(again)))
         lines.append(
@@ -175,22 +177,16 @@ def error_groups(
     return lines
 
 
-def next_lines(steps: Sequence[NextStep], style: Style, columns: int) -> list[str]:
-    """What to do next. Commands are never cut: they are there to be copied."""
-    lines = []
-    for step in steps:
-        lines += [f"   {line}" for line in textwrap.wrap(f"{step.why}:", max(20, columns - 3))]
-        lines.append(f"      {style.bold(step.command)}")
-    return ["", *lines] if lines else []
-
-
-def mini_bar(progress: float, style: Style) -> str:
-    """A page's progress, in percent."""
+def mini_bar(progress: float, style: Style, *, bar: bool = True) -> str:
+    """A page's progress, in percent, with a ``bar`` or without."""
     share = min(100.0, max(0.0, progress))
+    percentage = f"{int(share):3d}%"
+    if not bar:
+        return percentage
     filled = int(_MINI_BAR * share / 100)
-    bar = style.state("done", style.plain("▓") * filled)
+    full = style.state("done", style.plain("▓") * filled)
     rest = style.dim(style.plain("░") * (_MINI_BAR - filled))
-    return f"[{bar}{rest}] {int(share):3d}%"
+    return f"[{full}{rest}] {percentage}"
 
 
 def _more(count: int, shown: int, style: Style) -> list[str]:

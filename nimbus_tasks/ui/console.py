@@ -36,13 +36,18 @@ class Console:
         """How wide a line may be."""
         return terminal_size(self._out)[0]
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether what is said appears on a terminal."""
+        return self._out.isatty()
+
     def say(self, *lines: str) -> None:
         """Write lines for a person. They are clean already: see :func:`nimbus_tasks.ui.clean`."""
         _write(self._out, (self.style.plain(line) + "\n" for line in lines))
 
     def hint(self, command: str) -> None:
         """Name the command to type next: to a person at a terminal, not to a build's log."""
-        if self._out.isatty():
+        if self.is_terminal:
             self.say(self.style.dim(f"   next: {command}"))
 
     def note(self, line: str) -> None:
@@ -131,6 +136,13 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
         return fallback
     size = shutil.get_terminal_size(fallback)
     return max(20, size.columns), max(4, size.lines)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether what is written to ``stream`` may be drawn over: a terminal that moves its cursor,
+    and no build's log, which keeps every frame."""
+    is_log = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not is_log
 
 
 def _write(stream: TextIO, parts: Iterable[str]) -> None:

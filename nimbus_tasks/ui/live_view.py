@@ -23,6 +23,10 @@ from nimbus_tasks.ui.style import Style
 
 #: A frame that is wider says no more, and a terminal that is made narrower breaks fewer lines.
 MAX_COLUMNS = 120
+#: A frame of more lines leaves a third of the terminal to what stays above it.
+_SMALL = 14
+#: With fewer pages in flight than this there is no title above them.
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def live_lines(
 ) -> list[str]:
     """A frame of at most ``rows`` lines: as roomy as leaves place for some pages in flight, and
     with as many of those as fit. The last lines are ``footer``."""
-    columns = min(columns, MAX_COLUMNS)
+    columns, rows = min(columns, MAX_COLUMNS), min(rows, max(_SMALL, rows * 2 // 3))
     wanted = min(6, 2 + len(view.in_flight)) if view.in_flight else 0
     above, below = [""], [*footer]
     for layout in _LAYOUTS:
@@ -93,13 +97,11 @@ def _in_flight(
     view: BatchView, style: Style, columns: int, now: datetime, room: int
 ) -> Sequence[str]:
     """As many pages in flight as fit, and how many more there are."""
-    count = len(view.in_flight)
-    # A gap, a title, and where not all fit the line that says so; the gap is given up first.
-    for gap in (1, 0):
-        most = room - gap - 1
-        if count > most:
-            most -= 1
-        if most >= 1:
-            lines = in_flight_lines(view, style, columns, now, most)
-            return lines if gap else lines[1:]
+    # In front a gap and a title, which are given up where they leave no place for some pages.
+    for front in (2, 1, 0):
+        most = room - front
+        if len(view.in_flight) > most:
+            most -= 1  # for the line that says so
+        if most >= min(_FEW, len(view.in_flight)) or (front == 0 and most > 0):
+            return in_flight_lines(view, style, columns, now, most)[2 - front :]
     return []

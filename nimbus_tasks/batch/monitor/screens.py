@@ -14,11 +14,12 @@ from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.pages import PageInfo
-from nimbus_tasks.ui.batch_view import batch_lines, failure_line, next_lines
+from nimbus_tasks.ui.batch_view import batch_lines, failure_line
 from nimbus_tasks.ui.console import Console, can_redraw
 from nimbus_tasks.ui.figures import duration, pages, percent, rate, time_left
 from nimbus_tasks.ui.live import LiveBlock
 from nimbus_tasks.ui.live_view import live_lines
+from nimbus_tasks.ui.next_steps import next_lines, show_next
 from nimbus_tasks.ui.text import clean, clip
 
 #: Failures of one look that are named; of a burst of hundreds nobody reads more.
@@ -31,6 +32,7 @@ def show_once(console: Console, view: BatchView, *, json: bool) -> None:
         console.documents([view.to_json()])
     else:
         console.say(*batch_lines(view, console.style, console.columns, utc_now()))
+        show_next(console, next_steps_of(view))
 
 
 class Screen:
@@ -128,8 +130,9 @@ class _Dashboard(Screen):
     def _new_failures(self, view: BatchView, columns: int) -> list[str]:
         style = self.console.style
         named, more = self._failures.of(view)
-        lines = [f"{style.sign('failed')} {failure_line(page, style, columns - 3)}" for page in named]
-        return lines + ([f"{style.sign('failed')} and {more:,} more failed"] if more else [])
+        sign = style.sign("failed")
+        lines = [f"{sign} {failure_line(page, style, columns - 3)}" for page in named]
+        return lines + ([f"{sign} and {more:,} more failed"] if more else [])
 
     def _footer(self, sight: Sight, columns: int) -> list[str]:
         style = self.console.style

@@ -1,11 +1,11 @@
-"""Looking at a batch again and again until it has ended, whatever becomes of the store meanwhile."""
+"""Looking at a batch again and again until it has ended, whatever the store does meanwhile."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -132,7 +132,7 @@ def follow(
     interval: float = DEFAULT_INTERVAL,
     timeout: float | None = None,
     outlast: tuple[type[StoreError], ...] = (StoreError,),
-) -> Iterator[Sight]:
+) -> Generator[Sight, None, None]:
     """What is known of a batch: at each change, each second, and when the terminal is resized.
 
     The looks are made by :func:`watch_batch` in a thread of its own, with a store of its own: a

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -61,6 +61,17 @@ class Console:
         if advice:
             line += " " + style.plain("· ") + clean(advice)
         self.note(line)
+
+    def refusal(self, message: str) -> None:
+        """Say on stderr what is wrong with one of many; broken between words on a terminal."""
+        style = self.error_style
+        lines = [clean(message)]
+        if sys.stderr.isatty():
+            lines = wrap(clean(message), terminal_size(sys.stderr)[0], indent=3)
+        first, *rest = (style.state("error", line) for line in lines)
+        self.note(f"{style.sign('error')} {first}")
+        for line in rest:
+            self.note(f"   {line}")
 
     def document(self, document: Any) -> None:
         """Write one JSON document to stdout."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from nimbus_tasks.core.advice import NextStep
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import wrap
 
 
 def next_lines(steps: Sequence[NextStep], style: Style, columns: int) -> list[str]:
     """Why, and the command below it, which is never cut: it is there to be copied."""
     lines = []
     for step in steps:
-        lines += [f"   {line}" for line in textwrap.wrap(f"{step.why}:", max(20, columns - 3))]
+        lines += [f"   {line}" for line in wrap(f"{step.why}:", columns, indent=3)]
         lines.append(f"     {style.bold(step.command)}")
     return ["", *lines] if lines else []
 

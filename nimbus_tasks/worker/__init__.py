@@ -33,6 +33,7 @@ from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
 from nimbus_tasks.ui.console import stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
+from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
 from nimbus_tasks.worker.engine import Worker
 from nimbus_tasks.worker.options import (
@@ -128,8 +129,7 @@ def worker(
         console.document(worked.to_json())
     else:
         console.say(*summary_lines(worked, console.style))
-        if worked.batches:
-            console.hint("invoke nimbus.batch.report")
+        show_next(console, display.next_steps(worked))
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
         raise InterruptedByUserError(f"stopped{back}", advice="Go on with: invoke nimbus.worker")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,12 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.batch import wait
 from nimbus_tasks.batch.cancel import cancel_batch
-from nimbus_tasks.batch.monitor import watch_batch
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from tests.batch.test_monitor import between, nothing, works
 from tests.factories import failing, upload, work
+
+__all__ = ["between"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,17 +59,12 @@ def test_who_waits_while_nobody_works_is_told_once(
     project: Project,
     store: Store,
     maps: Path,
+    between: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     upload(project, store, maps)
-    steps: list[Callable[[], object]] = [lambda: None] * 3 + [lambda: work(project, store)]
-    remaining = iter(steps)
-
-    def sleep(seconds: float) -> None:
-        next(remaining)()
-
-    monkeypatch.setattr(wait, "watch_batch", partial(watch_batch, sleep=sleep))
+    between(nothing, nothing, nothing, works(project))
     monkeypatch.setattr(wait, "IDLE_SECONDS", -1)
     assert exit_code() == 0
     assert capsys.readouterr().err.count("invoke nimbus.worker") == 1

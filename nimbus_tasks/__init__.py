@@ -10,7 +10,7 @@ In a project's ``tasks.py``::
 
 from invoke.collection import Collection
 
-from nimbus_tasks import doctor, init, upload, worker
+from nimbus_tasks import doctor, guide, init, upload, worker
 from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
 from nimbus_tasks.batch import list as list_
 from nimbus_tasks.command import Namespace
@@ -19,6 +19,7 @@ __all__ = ["nimbus"]
 
 nimbus = Namespace(
     "nimbus",
+    guide.guide,
     init.init,
     doctor.doctor,
     upload.upload,

@@ -213,7 +213,10 @@ def _records(project: Project, where: str) -> Iterator[Check]:
 
 @command(help={"json": JSON_HELP})
 def doctor(c: Context, json: bool = False) -> list[Check]:
-    """Check that all is well; say what to do."""
+    """Check that all is well; say what to do.
+
+    Example: invoke nimbus.doctor
+    """
     console = Console(json_only=json)
     checks = examine(project_root(c), {"nimbus": c.config.get("nimbus")})
     faults = [check for check in checks if check.level == "error"]

@@ -86,7 +86,7 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-TASK_MODULES = {"init", "doctor", "upload", "worker", "batch"}
+TASK_MODULES = {"guide", "init", "doctor", "upload", "worker", "batch"}
 
 
 def test_no_import_is_relative() -> None:

@@ -60,7 +60,10 @@ def upload(
     dry_run: bool = False,
     json: bool = False,
 ) -> Uploaded:
-    """Send a folder of content maps as a batch."""
+    """Send a folder of content maps as a batch.
+
+    Example: invoke nimbus.upload --folder=content/maps --changed
+    """
     console = Console(json_only=json)
     root = project_root(c)
     chosen = setting(c, "upload", "folder", folder)

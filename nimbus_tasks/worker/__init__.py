@@ -92,7 +92,10 @@ def worker(
     exit_status: bool = False,
     json: bool = False,
 ) -> Worked:
-    """Process queued pages until none are left."""
+    """Process queued pages until none are left.
+
+    Example: invoke nimbus.worker --command='node rewrite.js' --concurrency=8 --timeout=60
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
 

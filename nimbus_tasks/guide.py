@@ -1,4 +1,4 @@
-"""``nimbus.guide``, also plain ``nimbus``: what there is, where this project stands, how to begin."""
+"""``nimbus.guide``, also plain ``nimbus``: what there is, where a project stands, how to begin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from invoke.context import Context
 
 from nimbus_tasks.command import Console, command, project_root
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.advice import NextStep, next_steps
+from nimbus_tasks.core.advice import NextStep, next_steps_of
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NimbusError
 from nimbus_tasks.core.project import config_path, load_project
@@ -36,7 +36,7 @@ class Standing:
 
 
 def standing(root: Path) -> Standing:
-    """Where the project in ``root`` stands; whatever is wrong with it is said, and raises nothing."""
+    """Where the project in ``root`` stands; what is wrong with it is said, and raises nothing."""
     upload = NextStep(
         "Send the content maps in .nimbus/maps, or in --folder", "invoke nimbus.upload"
     )
@@ -61,8 +61,7 @@ def standing(root: Path) -> Standing:
         f" {view.status.replace('_', ' ')}: {counts['done']:,} of {view.tally.total:,} pages done,"
         f" {counts['failed']:,} failed. It was created {ago(head.created, utc_now())}."
     )
-    steps = next_steps(head.batch_id, view.status, counts, stalled=len(view.stalled))
-    return Standing(words, steps)
+    return Standing(words, next_steps_of(view))
 
 
 @command(name="guide", default=True)
@@ -88,6 +87,6 @@ def guide(c: Context) -> Standing:
         first, *rest = wrap(tasks, columns, indent=width)
         console.say(f"   {name:{width - 3}}{first}")
         console.say(*(f"{'':{width}}{line}" for line in rest))
-    how = "invoke --help nimbus.upload shows a task's options and an example; invoke --list all tasks."
+    how = "Options and an example: invoke --help nimbus.upload. All tasks: invoke --list."
     console.say("", *(style.dim(f"   {line}") for line in wrap(how, columns, indent=3)))
     return found

@@ -73,7 +73,8 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
         "batch": "only pages of this batch: an id, an end of one, or 'latest' (default: all)",
         "max-attempts": f"attempts before a page has failed (default: {DEFAULT_MAX_ATTEMPTS})",
         "timeout": "seconds that a page may take (default: no limit)",
-        "lease": f"seconds after which a silent worker's pages go back ({DEFAULT_LEASE_SECONDS:g})",
+        "lease": "seconds after which a silent worker's pages go back"
+        f" (default: {DEFAULT_LEASE_SECONDS:g})",
         "forever": "do not end when the queue is empty",
         "exit-status": EXIT_STATUS_HELP,
         "json": JSON_HELP,

@@ -71,8 +71,8 @@ def monitor(
         with closing(looks), Screen.for_(console, json=json) as screen:
             try:
                 for sight in looks:
-                    screen.show(sight)
                     last = sight.view
+                    screen.show(sight)
             except KeyboardInterrupt:
                 screen.detach(last)
                 raise Exit(code=EXIT_INTERRUPTED) from None

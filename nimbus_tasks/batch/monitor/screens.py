@@ -148,6 +148,10 @@ class _Dashboard(Screen):
     def _next(self, view: BatchView, columns: int) -> list[str]:
         return next_lines(next_steps_of(view), self.console.style, columns)
 
+    def detach(self, view: BatchView | None) -> None:
+        self._block.__exit__()
+        super().detach(view)
+
     def __exit__(self, *exc: object) -> None:
         self._block.__exit__(*exc)
         if self._is_main:

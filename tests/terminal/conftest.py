@@ -69,6 +69,7 @@ def terminal(project: Project) -> Callable[..., PseudoTerminal]:
 
     def run(size: tuple[int, int], *arguments: str, **environment: str) -> PseudoTerminal:
         argv = invoke_command(project.root, *arguments)
-        return PseudoTerminal(argv, Path(project.root), *size, **environment)
+        columns, rows = size
+        return PseudoTerminal(argv, Path(project.root), columns, rows, **environment)
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -40,7 +41,8 @@ class PseudoTerminal:
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=5000)
         self.raw = b""
-        self._stream = pyte.ByteStream(self.screen)
+        self._stream = pyte.Stream(self.screen)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._master, slave = pty.openpty()
         self._set_size(columns, rows)
         self.process = subprocess.Popen(
@@ -123,7 +125,9 @@ class PseudoTerminal:
         except OSError:  # Linux says so where nobody has the other side any more
             return False
         self.raw += data
-        self._stream.feed(data)
+        # Pyte drops what follows a variation selector; a terminal of today makes the sign before it
+        # two columns wide, which a space behind it does as well.
+        self._stream.feed(self._decoder.decode(data).replace("\ufe0f", " "))
         return bool(data)
 
     def _set_size(self, columns: int, rows: int) -> None:

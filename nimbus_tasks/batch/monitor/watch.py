@@ -27,6 +27,8 @@ _TICK_SECONDS = 1.0
 _PATIENCE_SECONDS = 3.0
 #: With ``timeout`` over, a look that is under way has so long to answer.
 _GRACE_SECONDS = 3.0
+#: A look that is under way when nobody watches any more has so long to close its store.
+_FAREWELL_SECONDS = 0.3
 
 
 def watch_batch(
@@ -190,7 +192,7 @@ def follow(
                     raise _timed_out(head or batch or "the latest batch", timeout, sight.view)
         finally:
             stop.set()
-            watcher.join(_TICK_SECONDS)  # a store that hangs must not keep us
+            watcher.join(_FAREWELL_SECONDS)  # a store that hangs must not keep us
 
 
 def pause(stop: threading.Event, seconds: float) -> None:

@@ -17,6 +17,7 @@ __all__ = ["nimbus"]
 
 nimbus = Namespace(
     "nimbus",
+    lazy_task("guide"),
     lazy_task("init"),
     lazy_task("doctor"),
     lazy_task("upload"),

@@ -34,7 +34,7 @@ from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.project import Project, config_path, load_project
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, wrap
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
@@ -240,7 +240,10 @@ def _records(project: Project, where: str) -> Iterator[Check]:
 
 @command(help={"json": JSON_HELP})
 def doctor(c: Context, json: bool = False) -> list[Check]:
-    """Check that all is well; say what to do."""
+    """Check that all is well; say what to do.
+
+    Example: invoke nimbus.doctor
+    """
     console = Console(json_only=json)
     checks = examine(project_root(c), {"nimbus": c.config.get("nimbus")})
     faults = [check for check in checks if check.level == "error"]
@@ -248,14 +251,19 @@ def doctor(c: Context, json: bool = False) -> list[Check]:
         console.document({"ok": not faults, "checks": [check.to_json() for check in checks]})
     else:
         for check in checks:
-            console.say(*_lines(check, console.style))
+            # A log is searched by line.
+            columns = console.columns if console.is_terminal else sys.maxsize
+            console.say(*_lines(check, console.style, columns))
     if faults:
         raise Exit(code=faults[0].exit_code)
     return checks
 
 
-def _lines(check: Check, style: Style) -> list[str]:
-    lines = [f"{style.sign(check.level)} {style.bold(check.name)}: {clean(check.detail)}"]
+def _lines(check: Check, style: Style, columns: int) -> list[str]:
+    name, indent = f"{check.name}: ", 3
+    first, *rest = wrap(name + clean(check.detail), columns, indent=indent)
+    lines = [f"{style.sign(check.level)} {style.bold(check.name)}{first[len(check.name) :]}", *rest]
     if check.advice:
-        lines.append(f"   → {clean(check.advice)}")
-    return lines
+        first, *more = wrap(clean(check.advice), columns, indent=indent + 2)
+        lines += [f"→ {first}", *(f"  {line}" for line in more)]
+    return [lines[0], *(f"   {line}" for line in lines[1:])]

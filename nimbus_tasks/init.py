@@ -128,7 +128,10 @@ def init(
     force: bool = False,
     json: bool = False,
 ) -> Initialised:
-    """Write the project's configuration."""
+    """Write the project's configuration.
+
+    Example: invoke nimbus.init --name=shop
+    """
     console = Console(json_only=json)
     cloudflare = {"namespace_id": namespace_id, "account_id": account_id, "api_base": api_base}
     made = init_project(

@@ -114,7 +114,10 @@ def _mark(tx: KeyValues, head: BatchHead, reason: str | None) -> None:
 def cancel(
     c: Context, batch: str | None = None, reason: str | None = None, json: bool = False
 ) -> Cancelled:
-    """Let no further page of a batch start."""
+    """Let no further page of a batch start.
+
+    Example: invoke nimbus.batch.cancel --batch=latest --reason='wrong prompt'
+    """
     console = Console(json_only=json)
     if batch is None:
         raise UsageError(

@@ -93,7 +93,10 @@ def show_batches(console: Console, rows: Sequence[BatchRow]) -> None:
 def list_(
     c: Context, status: str | None = None, limit: str | None = None, json: bool = False
 ) -> list[BatchRow]:
-    """List the project's batches, newest first."""
+    """List the project's batches, newest first.
+
+    Example: invoke nimbus.batch.list --status=partially_completed --limit=10
+    """
     console = Console(json_only=json)
     known = [one.value for one in BatchStatus]
     if status is not None and status not in known:

@@ -52,7 +52,10 @@ def measure_batch(project: Project, store: Store, batch: str | None = None) -> B
 def metrics(
     c: Context, batch: str | None = None, exit_status: bool = False, json: bool = False
 ) -> BatchMetrics:
-    """Show a batch's success rate and times."""
+    """Show a batch's success rate and times.
+
+    Example: invoke nimbus.batch.metrics --batch=latest --json
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:

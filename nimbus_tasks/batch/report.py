@@ -151,7 +151,10 @@ def _texts(status: PageStatus) -> dict[str, str | None]:
 def report(
     c: Context, batch: str | None = None, exit_status: bool = False, json: bool = False
 ) -> Report:
-    """Write a batch's report; show its summary."""
+    """Write a batch's report; show its summary.
+
+    Example: invoke nimbus.batch.report --batch=latest
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:

@@ -174,7 +174,10 @@ def retry(
     dry_run: bool = False,
     json: bool = False,
 ) -> Retried:
-    """Queue a batch's failed pages again."""
+    """Queue a batch's failed pages again.
+
+    Example: invoke nimbus.batch.retry --error=rate_limited nimbus.worker
+    """
     console = Console(json_only=json)
     page, error = check_text(page, "--page"), check_text(error, "--error")
     project = load_project(project_root(c))

@@ -16,11 +16,13 @@ from nimbus_tasks.command import (
     project_root,
 )
 from nimbus_tasks.core import batches
+from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_lines
+from nimbus_tasks.ui.next_steps import show_next
 
 
 def view_batch(
@@ -45,7 +47,13 @@ def view_batch(
 def status(
     c: Context, batch: str | None = None, exit_status: bool = False, json: bool = False
 ) -> BatchView | list[BatchRow]:
-    """Show where a batch stands."""
+    """Show where a batch stands.
+
+    States, progress, rate, time left, pages in flight and failures; many failures in groups of one
+    kind, and what to do next. Without --batch, all batches in a table.
+
+    Example: invoke nimbus.batch.status --batch=latest
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:
@@ -64,6 +72,7 @@ def status(
         console.document(view.to_json())
     else:
         console.say(*batch_lines(view, console.style, console.columns, utc_now()))
+        show_next(console, next_steps_of(view))
     if exit_status:
         exit_with_outcome(view.status)
     return view

@@ -332,7 +332,10 @@ def _agrees(value: Mapping[str, Any], status: str, tally: Tally, states: Mapping
 def verify(
     c: Context, batch: str | None = None, repair: bool = False, json: bool = False
 ) -> Verified:
-    """Find, and mend, what is stuck or lost."""
+    """Find, and mend, what is stuck or lost.
+
+    Example: invoke nimbus.batch.verify --repair
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from invoke.context import Context
+from invoke.exceptions import Exit
 
-from nimbus_tasks.batch.monitor import watch_batch
+from nimbus_tasks.batch.monitor.watch import Sight, follow, watch_batch
 from nimbus_tasks.command import (
     BATCH_HELP,
+    EXIT_INTERRUPTED,
     JSON_HELP,
     Console,
     check_seconds,
@@ -21,16 +24,23 @@ from nimbus_tasks.command import (
     exit_with_outcome,
     project_root,
 )
+from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, heading
+from nimbus_tasks.ui.figures import duration
+from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.ui.progress import ProgressBar
+from nimbus_tasks.ui.text import clean
 
 DEFAULT_INTERVAL = 1.0
 #: After so long without any change, with no page in flight, nobody seems to be at work.
 IDLE_SECONDS = 10.0
+#: What passes by itself; a store that is gone or refuses ends the waiting.
+_OUTLASTED = (StoreUnreachableError,)
 
 
 def wait_for_batch(
@@ -45,9 +55,19 @@ def wait_for_batch(
 ) -> BatchView:
     """The batch (the latest, if left out) as it has ended; ``on_look`` is told of each look.
 
-    Raises :class:`TimedOutError` if it has not ended within ``timeout`` seconds.
+    Once the batch is found, a store that cannot be reached for now is tried again. Raises
+    :class:`TimedOutError` if the batch has not ended within ``timeout`` seconds.
     """
-    looks = watch_batch(project, store, batch, interval=interval, timeout=timeout, tell=tell)
+    looks = watch_batch(
+        project,
+        store,
+        batch,
+        interval=interval,
+        timeout=timeout,
+        outlast=_OUTLASTED,
+        tell=tell,
+        lost=lambda error: tell(f"{error.message}; trying again"),
+    )
     view = next(looks)
     on_look(view)
     for view in looks:
@@ -59,7 +79,7 @@ def wait_for_batch(
     help={
         "batch": BATCH_HELP,
         "interval": f"seconds between two looks (default: {DEFAULT_INTERVAL:g})",
-        "timeout": "give up after so many seconds, with exit code 6",
+        "timeout": "give up after so many seconds, with exit code 6 (default: never)",
         "json": JSON_HELP,
     }
 )
@@ -70,20 +90,37 @@ def wait(
     timeout: str | None = None,
     json: bool = False,
 ) -> BatchView:
-    """Block until a batch has ended."""
+    """Block until a batch has ended.
+
+    Its outcome is the exit code: 0 all pages done, 3 some failed, 7 cancelled; 6 when --timeout is
+    over. A store that cannot be reached for a while is waited for as well; one that is gone, or
+    that cannot be reached at the first look, ends it with 5.
+
+    Example: invoke nimbus.batch.wait --timeout=3600 && ./deploy
+    """
     console = Console(json_only=json)
     every = check_seconds(interval, "--interval") or DEFAULT_INTERVAL
     most = check_seconds(timeout, "--timeout")
     project = load_project(project_root(c))
-    with _Waiting(console) as bar, project.open_store(tell=bar.write) as store:
-        view = wait_for_batch(
-            project, store, batch, interval=every, timeout=most, on_look=bar.look, tell=bar.write
-        )
+    looks = follow(project, batch, interval=every, timeout=most, outlast=_OUTLASTED)
+    view: BatchView | None = None
+    with closing(looks), _Waiting() as bar:
+        try:
+            for sight in looks:
+                bar.look(sight)
+                view = sight.view
+        except KeyboardInterrupt:
+            bar.close()
+            if view is not None:
+                console.note(f"Waits no more; {view.head.batch_id} goes on as it is.")
+            raise Exit(code=EXIT_INTERRUPTED) from None
+    assert view is not None  # it ends with the look that has seen the end
     if json:
         console.document(view.to_json())
     else:
         style, columns = console.style, console.columns
         console.say(*heading(view, style, columns, utc_now()), *count_lines(view, style, columns))
+        show_next(console, next_steps_of(view))
     exit_with_outcome(view.status)
     return view
 
@@ -91,14 +128,31 @@ def wait(
 class _Waiting(ProgressBar):
     """A bar of pages that have ended, and a word where nobody seems to be at work."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._console = console
+        self._view: BatchView | None = None
         self._ended: int | None = None
         self._since = time.monotonic()
-        self._told = False
+        self._told_idle = False
+        self._told = self._trouble = ""
 
-    def look(self, view: BatchView) -> None:
+    def look(self, sight: Sight) -> None:
+        """Show what is new."""
+        if sight.told and sight.told != self._told:
+            self.write(clean(sight.told))
+        self._told = sight.told
+        if sight.trouble != self._trouble:
+            self.write(
+                f"{clean(sight.trouble)}; last seen {duration(sight.age)} ago, trying again"
+                if sight.trouble
+                else "The store answers again"
+            )
+        self._trouble = sight.trouble
+        if sight.view is not None and sight.view is not self._view:
+            self._view = sight.view
+            self._show(sight.view)
+
+    def _show(self, view: BatchView) -> None:
         ended, now = view.tally.ended, time.monotonic()
         if self._ended is None:
             self.begin("Waiting", view.tally.total)
@@ -106,12 +160,12 @@ class _Waiting(ProgressBar):
         elif ended != self._ended or len(view.in_flight) > len(view.stalled):
             self.advance(ended - self._ended)
             self._since = now
-        elif not self._told and now - self._since > IDLE_SECONDS:
+        elif not self._told_idle and now - self._since > IDLE_SECONDS:
             self.write(
                 "Its upload seems to be cut off. Go on with:"
-                f" invoke nimbus.upload --batch={view.head.batch_id}"
                 if view.status == "uploading"
-                else "Nobody seems to work on it. Start a worker with: invoke nimbus.worker"
+                else "Nobody seems to work on it. Start a worker with:"
             )
-            self._told = True
+            self.write(f"   {next_steps_of(view)[0].command}")
+            self._told_idle = True
         self._ended = ended

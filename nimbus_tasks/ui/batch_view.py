@@ -10,6 +10,7 @@ from datetime import datetime
 
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
+from nimbus_tasks.core.failures import UNKNOWN_CODE, FailureGroup, group_failures
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.figures import (
@@ -35,7 +36,7 @@ _MINI_BAR = 10
 def batch_lines(
     view: BatchView, style: Style, columns: int, now: datetime, *, most: int = 10
 ) -> list[str]:
-    """The whole look; of pages in flight and of failures at most ``most`` each."""
+    """The whole look; of pages in flight and of failures, or kinds of them, ``most`` each."""
     return [
         *heading(view, style, columns, now),
         "",
@@ -112,6 +113,7 @@ def in_flight_lines(
         key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
     )
     rows, step_columns = [], 24 if columns >= 80 else max(8, columns // 4)
+    has_bars = columns >= 70  # a narrow terminal has better use for their room
     for page in ordered[:most]:
         elapsed = seconds_between(page.status.get("started"), to_iso(now))
         if page.page_id in stalled:
@@ -119,7 +121,7 @@ def in_flight_lines(
             step = style.state("stalled", clip(f"stalled {ago(lease, now)}", step_columns))
         else:
             step = clip(clean(page.status.get("step") or "begins"), step_columns)
-        progress = mini_bar(page.status.get("progress") or 0, style)
+        progress = mini_bar(page.status.get("progress") or 0, style, bar=has_bars)
         rows.append([clean(page.name), step, progress, duration(elapsed)])
     title = f"{style.sign('processing')} {style.bold('In flight')} ({len(view.in_flight):,})"
     return [
@@ -133,28 +135,58 @@ def in_flight_lines(
 def failure_lines(
     failures: Sequence[PageInfo], count: int, style: Style, columns: int, most: int
 ) -> list[str]:
-    """Failed pages with code and error, the latest first."""
+    """Failed pages with code and error, the latest first; many of them in groups of one kind."""
     if not count:
         return []
-    lines = ["", f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"]
-    for page in failures[:most]:
-        code = clean(page.status.get("code") or "unknown")
-        error = clean(page.status.get("error") or "")
-        # The name takes half at most, so that there is room for what went wrong.
-        name = clip(clean(page.name), max(12, (columns - 6) // 2), keep_end=True)
-        room = columns - width(name) - 5
-        text = clip(f"{code}: {error}" if error else code, max(8, room))
-        lines.append(f"   {name}  {style.state('failed', text)}")
-    return [*lines, *_more(count, min(most, len(failures)), style)]
+    if count > most:
+        return ["", *error_groups(group_failures(failures, most=most), count, style, columns)]
+    title = f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"
+    lines = ["", title, *(f"   {failure_line(page, style, columns - 3)}" for page in failures)]
+    return [*lines, *_more(count, len(failures), style)]
 
 
-def mini_bar(progress: float, style: Style) -> str:
-    """A page's progress, in percent."""
+def failure_line(page: PageInfo, style: Style, columns: int) -> str:
+    """A failed page: its name, and what went wrong."""
+    code = clean(page.status.get("code") or UNKNOWN_CODE)
+    error = clean(page.status.get("error") or "")
+    # The name takes half at most, so that there is room for what went wrong.
+    name = clip(clean(page.name), max(12, (columns - 3) // 2), keep_end=True)
+    what = clip(f"{code}: {error}" if error else code, max(8, columns - width(name) - 2))
+    return f"{name}  {style.state('failed', what)}"
+
+
+def error_groups(
+    groups: Sequence[FailureGroup], count: int, style: Style, columns: int
+) -> list[str]:
+    """Kinds of errors with how many pages each has, of ``count`` failed ones in all."""
+    known = sum(group.count for group in groups)
+    among = f"; by kind, of the latest {known:,}" if known < count else ""
+    lines = [f"{style.sign('failed')} {style.bold('Failed')} ({count:,}{among})"]
+    digits = max((len(f"{group.count:,}") for group in groups), default=1)
+    for group in groups:
+        # Of one page, what it says itself rather than what pages of its kind would say.
+        alone = group.examples[0].status.get("error") if group.count == 1 else None
+        message = alone or group.message
+        what = clean(f"{group.code}: {message}" if message else group.code)
+        again = " (may pass)" if group.looks_transient else ""
+        text = clip(what, max(8, columns - digits - 6 - len(again)))
+        lines.append(
+            f"   {pad(f'{group.count:,}', digits, right=True)} × "
+            f"{style.state('failed', text)}{style.dim(again)}"
+        )
+    return lines
+
+
+def mini_bar(progress: float, style: Style, *, bar: bool = True) -> str:
+    """A page's progress, in percent, with a ``bar`` or without."""
     share = min(100.0, max(0.0, progress))
+    percentage = f"{int(share):3d}%"
+    if not bar:
+        return percentage
     filled = int(_MINI_BAR * share / 100)
-    bar = style.state("done", style.plain("▓") * filled)
+    full = style.state("done", style.plain("▓") * filled)
     rest = style.dim(style.plain("░") * (_MINI_BAR - filled))
-    return f"[{bar}{rest}] {int(share):3d}%"
+    return f"[{full}{rest}] {percentage}"
 
 
 def _more(count: int, shown: int, style: Style) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -36,13 +36,18 @@ class Console:
         """How wide a line may be."""
         return terminal_size(self._out)[0]
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether what is said appears on a terminal."""
+        return self._out.isatty()
+
     def say(self, *lines: str) -> None:
         """Write lines for a person. They are clean already: see :func:`nimbus_tasks.ui.clean`."""
         _write(self._out, (self.style.plain(line) + "\n" for line in lines))
 
     def hint(self, command: str) -> None:
         """Name the command to type next: to a person at a terminal, not to a build's log."""
-        if self._out.isatty():
+        if self.is_terminal:
             self.say(self.style.dim(f"   next: {command}"))
 
     def note(self, line: str) -> None:
@@ -56,6 +61,17 @@ class Console:
         if advice:
             line += " " + style.plain("· ") + clean(advice)
         self.note(line)
+
+    def refusal(self, message: str) -> None:
+        """Say on stderr what is wrong with one of many; broken between words on a terminal."""
+        style = self.error_style
+        lines = [clean(message)]
+        if sys.stderr.isatty():
+            lines = wrap(clean(message), terminal_size(sys.stderr)[0], indent=3)
+        first, *rest = (style.state("error", line) for line in lines)
+        self.note(f"{style.sign('error')} {first}")
+        for line in rest:
+            self.note(f"   {line}")
 
     def document(self, document: Any) -> None:
         """Write one JSON document to stdout."""
@@ -131,6 +147,13 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
         return fallback
     size = shutil.get_terminal_size(fallback)
     return max(20, size.columns), max(4, size.lines)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether what is written to ``stream`` may be drawn over: a terminal that moves its cursor,
+    and no build's log, which keeps every frame."""
+    is_log = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not is_log
 
 
 def _write(stream: TextIO, parts: Iterable[str]) -> None:

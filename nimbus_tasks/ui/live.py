@@ -1,8 +1,9 @@
 """A block of lines that is redrawn in place, without flicker and only where it has changed.
 
 The cursor goes up to the beginning of the block, each line is written over the old one and cleared
-to its end: nothing is blank in between, and one write carries it all. What the block has held last
-stays on the screen when it ends.
+to its end: nothing is blank in between, and one write carries it all. Lines that are to stay go
+above the block, where they scroll away as any output does. What the block has held last stays on
+the screen when it ends.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ class LiveBlock:
         columns, lines = terminal_size(self._stream)
         return columns, lines - 1
 
-    def show(self, lines: Sequence[str]) -> None:
-        """Put ``lines`` in the place of what the block shows, if they differ from it."""
+    def show(self, lines: Sequence[str], stays: Sequence[str] = ()) -> None:
+        """Put ``lines`` in the place of what the block shows, if they differ from it; above them,
+        once and for good, what ``stays``."""
         size = terminal_size(self._stream)
         kept = list(lines[: size[1] - 1])
-        if kept == self._shown and size == self._size:
+        if not stays and kept == self._shown and size == self._size:
             return
         up = self._rows_above(size[0])
         move = f"\x1b[{up}A\r" if up else "\r"
         # A line that ends in the last column has nothing behind it: clearing would take its end.
         body = "".join(
-            f"{line}\n" if width(line) >= size[0] else f"{line}{_CLEAR_LINE_END}\n" for line in kept
+            f"{line}\n" if width(line) >= size[0] else f"{line}{_CLEAR_LINE_END}\n"
+            for line in (*stays, *kept)
         )
         self._cursor_is_hidden = True
         self._stream.write(f"{_HIDE_CURSOR}{move}{body}{_CLEAR_BELOW}")
@@ -60,5 +63,6 @@ class LiveBlock:
     def __exit__(self, *exc: object) -> None:
         if self._cursor_is_hidden:
             self._cursor_is_hidden = False
-            self._stream.write(_SHOW_CURSOR)
+            # The terminal has written ^C here, if that was typed.
+            self._stream.write(f"\r{_CLEAR_LINE_END}{_SHOW_CURSOR}")
             self._stream.flush()

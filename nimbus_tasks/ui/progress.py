@@ -1,9 +1,11 @@
-"""A progress bar on stderr, by tqdm; off a terminal it is silent."""
+"""A progress bar on stderr, by tqdm; where nothing can be drawn over it is silent."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
+
+from nimbus_tasks.ui.console import can_redraw
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,7 +29,7 @@ class ProgressBar:
             desc=what,
             unit=self._unit,
             file=sys.stderr,
-            disable=None,  # silent off a terminal
+            disable=not can_redraw(sys.stderr),
             dynamic_ncols=True,
             leave=False,
             mininterval=0.2,

@@ -84,3 +84,16 @@ def pad(text: str, columns: int, *, right: bool = False) -> str:
     """``text`` filled with spaces to ``columns``; on the left side if ``right`` aligned."""
     fill = " " * max(0, columns - width(text))
     return fill + text if right else text + fill
+
+
+def wrap(text: str, columns: int, *, indent: int = 0) -> list[str]:
+    """Clean ``text`` in lines that fit ``columns`` less ``indent``, which is not in them. A longer
+    word, a path say, has a line of its own: it is there to be copied."""
+    room, lines = max(10, columns - indent), [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -60,7 +60,10 @@ def upload(
     dry_run: bool = False,
     json: bool = False,
 ) -> Uploaded:
-    """Send a folder of content maps as a batch."""
+    """Send a folder of content maps as a batch.
+
+    Example: invoke nimbus.upload --folder=content/maps --changed
+    """
     console = Console(json_only=json)
     root = project_root(c)
     chosen = setting(c, "upload", "folder", folder)
@@ -77,7 +80,7 @@ def upload(
         if is_new and not dry_run:
             made = create_project(project)
             if made is project:
-                console.note(f"Made {clean(config_path(root))} for project {project.project_id}.")
+                bar.write(f"Made {clean(config_path(root))} for project {project.project_id}.")
             else:  # another upload was first; page ids depend on the project's
                 project = made
                 checked = check_folder(path, project.project_id, limit=most, progress=bar)
@@ -179,6 +182,6 @@ def _cost_lines(cost: Cost) -> list[str]:
 
 def _show_rejected(console: Console, rejected: Sequence[Rejected]) -> None:
     for one in rejected[:_REJECTED_SHOWN]:
-        console.error(f"refused {clip(clean(one.file), 60, keep_end=True)}: {one.error}")
+        console.refusal(f"refused {clip(clean(one.file), 60, keep_end=True)}: {one.error}")
     if len(rejected) > _REJECTED_SHOWN:
         console.note(f"… and {len(rejected) - _REJECTED_SHOWN:,} more; --json names them all")

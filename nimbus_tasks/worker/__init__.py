@@ -33,6 +33,7 @@ from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
 from nimbus_tasks.ui.console import stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
+from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
 from nimbus_tasks.worker.engine import Worker
 from nimbus_tasks.worker.options import (
@@ -72,7 +73,8 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
         "batch": "only pages of this batch: an id, an end of one, or 'latest' (default: all)",
         "max-attempts": f"attempts before a page has failed (default: {DEFAULT_MAX_ATTEMPTS})",
         "timeout": "seconds that a page may take (default: no limit)",
-        "lease": f"seconds after which a silent worker's pages go back ({DEFAULT_LEASE_SECONDS:g})",
+        "lease": "seconds after which a silent worker's pages go back"
+        f" (default: {DEFAULT_LEASE_SECONDS:g})",
         "forever": "do not end when the queue is empty",
         "exit-status": EXIT_STATUS_HELP,
         "json": JSON_HELP,
@@ -91,7 +93,10 @@ def worker(
     exit_status: bool = False,
     json: bool = False,
 ) -> Worked:
-    """Process queued pages until none are left."""
+    """Process queued pages until none are left.
+
+    Example: invoke nimbus.worker --command='node rewrite.js' --concurrency=8 --timeout=60
+    """
     console = Console(json_only=json)
     project = load_project(project_root(c))
 
@@ -128,8 +133,7 @@ def worker(
         console.document(worked.to_json())
     else:
         console.say(*summary_lines(worked, console.style))
-        if worked.batches:
-            console.hint("invoke nimbus.batch.report")
+        show_next(console, display.next_steps(worked))
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
         raise InterruptedByUserError(f"stopped{back}", advice="Go on with: invoke nimbus.worker")

@@ -4,45 +4,92 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
+from nimbus_tasks.core.advice import NextStep, next_steps
 from nimbus_tasks.core.claims import Outcome
-from nimbus_tasks.ui.console import Console, terminal_size
+from nimbus_tasks.core.failures import FailureGroups
+from nimbus_tasks.core.pages import PageInfo
+from nimbus_tasks.ui.batch_view import failure_line
+from nimbus_tasks.ui.console import Console, can_redraw, terminal_size
 from nimbus_tasks.ui.figures import duration, pages, rate
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean, clip
 from nimbus_tasks.worker.options import Worked
 
 
 class WorkerDisplay(ProgressBar):
-    """A bar on a terminal, now and then a line elsewhere; failures as they happen on both."""
+    """A bar on a terminal, now and then a line elsewhere; failures as they happen on both, but of a
+    burst of them only some. ``clock`` gives seconds."""
 
     LINE_SECONDS = 10.0
+    #: Failures that are named within a second; of hundreds nobody reads more.
+    NAMED_A_SECOND = 10
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._console = console
+        self._clock = clock
+        self._second, self._named, self._unnamed = 0.0, 0, 0
+        self._groups = FailureGroups()
         self._total = self._ended = self._failed = 0
-        self._last_line = time.monotonic()
+        self._last_line = clock()
         self._reason = ""
-        self._shows_bar = sys.stderr.isatty()
+        self._shows_bar = can_redraw(sys.stderr)  # asked once: it is a call of the system
 
     def page_ended(self, outcome: Outcome) -> None:
         """Show it, and its error if it has one."""
         if outcome.error is not None:
-            again = " (will be tried again)" if outcome.try_again else ""
-            name = outcome.claim.status.path or outcome.claim.page_id
-            style = self._console.error_style
-            columns = terminal_size(sys.stderr)[0] - 1
-            where = clip(clean(name), max(20, columns // 2), keep_end=True)
-            what = clip(f"{where}: {clean(outcome.error)}", columns - 3 - len(again))
-            self.write(style.plain(f"{style.sign('failed')} {what}{again}"))
+            self._failed_page(outcome)
         if not outcome.try_again:
             self._ended += 1
             self._failed += outcome.error is not None
             self.advance()
         self.note(f"{self._failed} failed" if self._failed else "")
         self._line()
+
+    def _failed_page(self, outcome: Outcome) -> None:
+        claim = outcome.claim
+        status = {
+            "status": "failed",
+            "path": claim.status.path,
+            "code": outcome.code,
+            "error": outcome.error,
+        }
+        page = PageInfo(claim.page_id, status)
+        if not outcome.try_again:
+            self._groups.add(page)
+        if self._clock() - self._second >= 1:
+            self._say_unnamed()
+            self._second, self._named = self._clock(), 0
+        self._named += 1
+        if self._named > self.NAMED_A_SECOND:
+            self._unnamed += 1
+            return
+        again = " (will be tried again)" if outcome.try_again else ""
+        style = self._console.error_style
+        line = failure_line(page, style, terminal_size(sys.stderr)[0] - 4 - len(again))
+        self.write(style.plain(f"{style.sign('failed')} {line}{again}"))
+
+    def _say_unnamed(self) -> None:
+        if self._unnamed:
+            sign = self._console.error_style.sign("failed")
+            self.write(f"{sign} and {self._unnamed:,} more failed")
+            self._unnamed = 0
+
+    def next_steps(self, worked: Worked) -> list[NextStep]:
+        """What to do with the batch that has ended; with several, nothing that suits all."""
+        if len(worked.batches) != 1:
+            return []
+        [(batch_id, status)] = worked.batches.items()
+        failed = max(worked.failed, status in ("partially_completed", "failed"))
+        counts = {"done": worked.done, "failed": failed}
+        return next_steps(batch_id, status, counts, groups=self._groups.biggest(20))
+
+    def close(self) -> None:
+        """Take the bar away; what was not named is counted."""
+        self._say_unnamed()
+        super().close()
 
     def still_to_do(self, count: int) -> None:
         """Set the length of the bar."""
@@ -66,9 +113,9 @@ class WorkerDisplay(ProgressBar):
             )
 
     def _line(self) -> None:
-        if self._shows_bar or time.monotonic() - self._last_line < self.LINE_SECONDS:
+        if self._shows_bar or self._clock() - self._last_line < self.LINE_SECONDS:
             return
-        self._last_line = time.monotonic()
+        self._last_line = self._clock()
         self.write(f"{self._ended:,} of {self._total:,} pages, {self._failed:,} failed")
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from nimbus_tasks.batch import monitor
-from nimbus_tasks.batch.monitor import watch_batch
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.batch.monitor import watch
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
-from tests.factories import environment_for, failing, invoke_command, upload, work
+from tests.factories import environment_for, failing, invoke_command, upload, work, write_maps
 from tests.ui.terminal import FakeTerminal, Screen
 
 Meanwhile = Callable[[], object]
@@ -32,18 +32,29 @@ Meanwhile = Callable[[], object]
 
 @pytest.fixture
 def between(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Says what happens between two looks of the monitor, in the place of waiting."""
+    """Says what happens between two looks of the monitor, in the place of waiting: with a store of
+    its own, since the monitor looks from another thread."""
     monkeypatch.chdir(project.root)
 
     def happens(*steps: Meanwhile) -> None:
         remaining = iter(steps)
 
-        def sleep(seconds: float) -> None:
+        def pause(stop: threading.Event, seconds: float) -> None:
             next(remaining)()
 
-        monkeypatch.setattr(monitor, "watch_batch", partial(watch_batch, sleep=sleep))
+        monkeypatch.setattr(watch, "pause", pause)
 
     return happens
+
+
+def works(project: Project, *failing_paths: str) -> Meanwhile:
+    """A worker comes by."""
+
+    def step() -> None:
+        with project.open_store() as store:
+            work(project, store, failing(*failing_paths))
+
+    return step
 
 
 def nothing() -> None:
@@ -63,12 +74,13 @@ def test_off_a_terminal_a_change_is_a_line_and_no_change_is_none(
     between: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    upload(project, store, maps)
-    between(nothing, nothing, lambda: work(project, store))
+    batch = upload(project, store, maps).batch_id
+    between(nothing, nothing, works(project))
     monitor.monitor(Context())
     assert lines_of(capsys.readouterr().out) == [
         "queued: 0/10 pages 0%",
         "completed: 10/10 pages 100%, 10 done",
+        f"next: invoke nimbus.batch.report --batch={batch} --open",
     ]
 
 
@@ -84,12 +96,10 @@ def test_off_a_terminal_each_failure_is_named_once_an_attempt(
     upload(project, store, maps)
     work(project, store, failing("dist/page-001.html"))
     retry_pages(project, store)
-    between(
-        lambda: work(project, store, failing("dist/page-001.html")),
-    )
+    between(works(project, "dist/page-001.html"))
     monitor.monitor(Context())
     lines = lines_of(capsys.readouterr().out)
-    assert lines == [
+    assert lines[:3] == [
         "retrying: 9/10 pages 90%, 9 done",
         "failed: dist/page-001.html: cannot do dist/page-001.html",
         "partially completed: 10/10 pages 100%, 9 done, 1 failed",
@@ -104,7 +114,7 @@ def test_with_json_a_change_is_an_object_on_a_line_and_the_last_is_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     upload(project, store, maps)
-    between(nothing, lambda: work(project, store, failing("dist/page-001.html")))
+    between(nothing, works(project, "dist/page-001.html"))
     monitor.monitor(Context(), json=True)
     captured = capsys.readouterr()
     documents = [json.loads(line) for line in captured.out.splitlines()]
@@ -163,6 +173,7 @@ def screen(terminal: FakeTerminal) -> Screen:
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
     """A terminal of 80 columns and 24 lines."""
+    monkeypatch.delenv("CI", raising=False)
     for name, value in (("COLUMNS", "80"), ("LINES", "24"), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
     return FakeTerminal()
@@ -176,19 +187,100 @@ def test_on_a_terminal_the_block_says_the_end_and_stays(
     terminal: FakeTerminal,
 ) -> None:
     batch = upload(project, store, maps).batch_id
-    between(nothing, lambda: work(project, store, failing("dist/page-001.html")))
+    between(nothing, works(project, "dist/page-001.html"))
     with redirect_stdout(terminal):
         monitor.monitor(Context())
     shown = screen(terminal)
     text = "\n".join(shown.shown)
-    assert text.count(str(batch)) == 1  # drawn over, not below
+    assert text.count(f"{batch}  ") == 1  # drawn over, not below
     assert "10/10 pages  100%" in text
     assert "dist/page-001.html  broken: cannot do dist/page-001.html" in text
     assert "Ctrl-C" not in text
     assert shown.cursor_shown
 
 
-def test_the_last_frame_stays_when_the_store_is_lost(
+def test_a_store_that_is_lost_is_waited_for_and_the_age_of_the_frame_is_shown(
+    project: Project,
+    store: Store,
+    maps: Path,
+    between: Callable[..., None],
+    terminal: FakeTerminal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = upload(project, store, maps).batch_id
+    path, away = project.store_path, project.root / "away"
+
+    def until_shown(words: str) -> None:
+        while words not in terminal.text:
+            time.sleep(0.01)
+
+    between(
+        lambda: path.rename(away),
+        lambda: until_shown("deleted"),
+        lambda: until_shown("there is no store"),
+        lambda: away.rename(path),
+        works(project),
+    )
+    monkeypatch.setenv("COLUMNS", "200")  # the whole message is to be seen
+    with redirect_stdout(terminal):
+        assert monitor.monitor(Context()).status == "completed"
+    assert re.search(r"this is \S+ m?s old: the store .*", terminal.text)
+    assert re.search(r"this is \S+ m?s old: there is no store at", terminal.text)
+    shown = screen(terminal)
+    assert "old:" not in "\n".join(shown.shown)
+    assert any(str(batch) in line for line in shown.shown)
+    assert shown.cursor_shown
+
+
+def test_a_store_that_does_not_answer_ends_nothing_but_the_time_that_was_given(
+    project: Project, store: Store, maps: Path, between: Callable[..., None]
+) -> None:
+    upload(project, store, maps)
+    between(project.store_path.unlink, nothing, lambda: time.sleep(0.05), nothing)
+    with pytest.raises(Exit) as ended:
+        monitor.monitor(Context(), timeout="0.04")
+    assert ended.value.code == 6
+
+
+def test_a_batch_that_is_gone_with_its_store_ends_it(
+    project: Project, store: Store, maps: Path, between: Callable[..., None]
+) -> None:
+    upload(project, store, maps)
+
+    def replace_it() -> None:
+        project.store_path.unlink()
+        with project.open_store(create=True):
+            pass
+
+    between(replace_it, nothing)
+    with pytest.raises(Exit) as ended:
+        monitor.monitor(Context())
+    assert ended.value.code == 4
+
+
+def test_a_burst_of_failures_is_some_and_a_number(
+    project: Project,
+    store: Store,
+    between: Callable[..., None],
+    terminal: FakeTerminal,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_maps(project.folder / "many", 80)
+    upload(project, store, project.folder / "many")
+    paths = [f"dist/page-{n:03d}.html" for n in range(80)]
+    between(works(project, *paths))
+    with redirect_stdout(terminal):
+        monitor.monitor(Context())
+    assert len(re.findall(r"❌ dist/page-\d+\.html", terminal.text)) == 10
+    assert "❌ and 70 more failed" in terminal.text
+
+    monitor.monitor(Context())
+    lines = lines_of(capsys.readouterr().out)
+    assert sum(line.startswith("failed: dist/page-") for line in lines) == 10
+    assert "failed: and 70 more" in lines
+
+
+def test_ctrl_c_says_that_the_batch_goes_on_and_how_to_come_back(
     project: Project,
     store: Store,
     maps: Path,
@@ -198,30 +290,10 @@ def test_the_last_frame_stays_when_the_store_is_lost(
 ) -> None:
     batch = upload(project, store, maps).batch_id
 
-    def lose_it() -> None:
-        raise StoreError("the store has gone")
-
-    between(lose_it)
-    with redirect_stdout(terminal), pytest.raises(Exit) as ended:
-        monitor.monitor(Context())
-    assert ended.value.code == 5
-    shown = screen(terminal)
-    assert any(str(batch) in line for line in shown.shown)
-    assert shown.cursor_shown
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_ctrl_c_leaves_the_frame_and_the_cursor(
-    project: Project,
-    store: Store,
-    maps: Path,
-    between: Callable[..., None],
-    terminal: FakeTerminal,
-) -> None:
-    upload(project, store, maps)
-
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        while "0/10 pages" not in terminal.text:
+            time.sleep(0.01)
+        _thread.interrupt_main()
 
     between(interrupt)
     with redirect_stdout(terminal), pytest.raises(Exit) as ended:
@@ -229,6 +301,31 @@ def test_ctrl_c_leaves_the_frame_and_the_cursor(
     assert ended.value.code == 130
     assert screen(terminal).cursor_shown
     assert "0/10 pages" in "\n".join(screen(terminal).shown)
+    assert f"invoke nimbus.batch.monitor --batch={batch}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "can"),
+    [({}, True), ({"CI": "false"}, True), ({"CI": "true"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_where_nothing_can_be_drawn_over_there_are_lines(
+    project: Project,
+    store: Store,
+    maps: Path,
+    between: Callable[..., None],
+    terminal: FakeTerminal,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    can: bool,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    upload(project, store, maps)
+    between(works(project))
+    with redirect_stdout(terminal):
+        monitor.monitor(Context())
+    assert ("\x1b[?25l" in terminal.text) == can
+    assert ("queued: 0/10 pages" in terminal.text) != can
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
@@ -242,7 +339,7 @@ def test_the_cursor_comes_back_when_it_is_told_to_end(
     watching = subprocess.Popen(
         invoke_command(project.root, "nimbus.batch.monitor", "--interval=60"),
         cwd=project.root,
-        env=environment_for(TERM="xterm"),
+        env=environment_for(TERM="xterm", CI=""),
         stdin=subprocess.DEVNULL,
         stdout=slave,
         stderr=slave,

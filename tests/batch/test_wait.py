@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke.context import Context
@@ -13,10 +13,15 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.batch import wait
 from nimbus_tasks.batch.cancel import cancel_batch
-from nimbus_tasks.batch.monitor import watch_batch
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.batches import BatchView
+from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from tests.batch.test_monitor import between, nothing, works
 from tests.factories import failing, upload, work
+
+__all__ = ["between"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,17 +63,44 @@ def test_who_waits_while_nobody_works_is_told_once(
     project: Project,
     store: Store,
     maps: Path,
+    between: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     upload(project, store, maps)
-    steps: list[Callable[[], object]] = [lambda: None] * 3 + [lambda: work(project, store)]
-    remaining = iter(steps)
-
-    def sleep(seconds: float) -> None:
-        next(remaining)()
-
-    monkeypatch.setattr(wait, "watch_batch", partial(watch_batch, sleep=sleep))
+    between(nothing, nothing, nothing, works(project))
     monkeypatch.setattr(wait, "IDLE_SECONDS", -1)
     assert exit_code() == 0
     assert capsys.readouterr().err.count("invoke nimbus.worker") == 1
+
+
+def test_what_passes_is_outlasted_and_what_does_not_ends_it(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(project, store, maps)
+    look, errors = (
+        batches.look,
+        iter([StoreUnreachableError("away"), StoreUnreachableError("away")]),
+    )
+
+    def looks(*arguments: Any) -> BatchView:
+        view = look(*arguments)
+        if not view.is_finished and (error := next(errors, None)) is not None:
+            raise error
+        if not view.is_finished:
+            work(project, store)
+        return view
+
+    monkeypatch.setattr(batches, "look", looks)
+    told: list[str] = []
+    view = wait.wait_for_batch(project, store, interval=0.01, tell=told.append)
+    assert view.status == "completed"
+    assert told == ["away; trying again"] * 2
+
+
+def test_a_store_that_is_gone_ends_the_waiting(
+    project: Project, store: Store, maps: Path, between: Callable[..., None]
+) -> None:
+    upload(project, store, maps)
+    between(project.store_path.unlink)
+    assert exit_code() == 5

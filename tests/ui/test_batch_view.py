@@ -362,24 +362,31 @@ def test_a_failure_that_says_nothing_of_itself_is_unknown() -> None:
     assert failure_lines([page], 1, PLAIN, 80, 5)[2:] == ["   page_0  unknown"]
 
 
-@pytest.mark.parametrize(
-    ("kept", "count", "most", "last"),
-    [
-        (3, 3, 5, None),
-        (5, 5, 5, None),
-        (6, 6, 5, "   … and 1 more"),
-        (50, 2000, 60, "   … and 1,950 more"),
-        (50, 2000, 5, "   … and 1,995 more"),
-    ],
-)
-def test_of_failures_the_rest_is_counted_kept_or_not(
-    kept: int, count: int, most: int, last: str | None
-) -> None:
-    lines = failure_lines([PageInfo("page_0", failed())] * kept, count, PLAIN, 80, most)
+@pytest.mark.parametrize("count", [1, 5])
+def test_few_failures_are_named_page_by_page(count: int) -> None:
+    lines = failure_lines([PageInfo("page_0", failed())] * count, count, PLAIN, 80, 5)
 
-    assert f"({count:,})" in lines[1]
-    assert len(lines) == 2 + min(kept, most) + (last is not None)
-    assert (lines[-1] if "more" in lines[-1] else None) == last
+    assert lines == ["", f"❌ Failed ({count})", *["   dist/page.html  broken: no heading"] * count]
+
+
+def test_many_failures_are_in_groups_of_one_kind() -> None:
+    kept = [PageInfo(f"page_{n}", {**failed(), "error": f"429 Too Many: {n}"}) for n in range(12)]
+    kept += [PageInfo("page_z", failed())]
+    lines = failure_lines(kept, 13, PLAIN, 80, 5)
+
+    assert lines[1] == "❌ Failed (13)"
+    assert lines[2].startswith("   12 × broken: 429 Too Many: <")
+    assert lines[2].endswith(" (may pass)")
+    assert lines[3:] == ["    1 × broken: no heading"]
+
+
+def test_groups_of_some_of_the_failures_say_so() -> None:
+    lines = failure_lines([PageInfo("page_0", failed())] * 50, 2000, PLAIN, 80, 5)
+
+    assert lines[1:] == [
+        "❌ Failed (2,000; by kind, of the latest 50)",
+        "   50 × broken: no heading",
+    ]
 
 
 def test_a_long_path_leaves_room_for_what_went_wrong() -> None:

@@ -1,0 +1,141 @@
+"""What to do next with a batch: the commands, ready to be typed. Pure; shown by whoever asks."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nimbus_tasks.core.batches import BatchView
+from nimbus_tasks.core.failures import FailureGroup, group_failures
+from nimbus_tasks.core.lifecycle import is_finished
+
+#: A longer error code is none that a person would type.
+_MAX_CODE = 80
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A command, quoted for a shell, and in a sentence without its full stop why."""
+
+    why: str
+    command: str
+
+
+def next_steps_of(
+    view: BatchView, groups: Sequence[FailureGroup] | None = None, *, in_report: bool = False
+) -> list[NextStep]:
+    """The steps for a batch as it was looked at; without ``groups`` by the failures of the look."""
+    return next_steps(
+        view.head.batch_id,
+        view.status,
+        view.tally.counts,
+        groups=group_failures(view.failures) if groups is None else groups,
+        stalled=len(view.stalled),
+        in_report=in_report,
+    )
+
+
+def next_steps(
+    batch_id: str,
+    status: str,
+    counts: Mapping[str, int],
+    *,
+    groups: Sequence[FailureGroup] = (),
+    stalled: int = 0,
+    in_report: bool = False,
+) -> list[NextStep]:
+    """The commands to type next, in their order; there may be none.
+
+    ``counts`` are pages by state (those left out count as 0), ``stalled`` those of the processing
+    ones whose worker is gone. ``in_report`` leaves out the advice to make a report.
+    """
+    if status == "uploading":
+        why = "Its upload has not come to its end: if nobody is sending any more, go on with it"
+        return [NextStep(why, _command("upload", batch_id))]
+    if not is_finished(status):
+        return _while_open(batch_id, counts, stalled)
+    if status == "cancelled":
+        return [
+            NextStep("Send the pages again, as a new batch", "invoke nimbus.upload"),
+            NextStep(
+                "Or take its cancelled pages up again",
+                _command("batch.retry", batch_id, "--include-cancelled"),
+            ),
+        ]
+    if counts.get("failed", 0):
+        return _after_failures(batch_id, counts["failed"], groups, in_report)
+    return [] if in_report else [NextStep("All pages are done: look at them", _report(batch_id))]
+
+
+def _while_open(batch_id: str, counts: Mapping[str, int], stalled: int) -> list[NextStep]:
+    """Somebody is at work, or somebody should be."""
+    steps = []
+    work = _command("worker", batch_id)
+    at_work = counts.get("processing", 0) - stalled
+    if at_work > 0:
+        steps.append(NextStep("A worker is at it: watch it", _command("batch.monitor", batch_id)))
+    if stalled:
+        why = f"{_pages(stalled)} held by a worker that is gone: another one takes them up"
+        steps.append(NextStep(why, work))
+    elif counts.get("queued", 0) and at_work <= 0:
+        why = f"{_pages(counts['queued'])} waiting, and nobody at work"
+        steps.append(NextStep(why, work))
+    if not steps or (stalled and at_work <= 0):
+        why = "See whether all is as it should be, and mend what is not"
+        steps.append(NextStep(why, _command("batch.verify", batch_id, "--repair")))
+    return steps
+
+
+def _after_failures(
+    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool
+) -> list[NextStep]:
+    retriable = [group for group in groups if group.count > group.superseded]
+    if groups and not retriable:
+        why = "The failed pages belong to a later batch now: see how they do there"
+        return [NextStep(why, "invoke nimbus.batch.status --batch=latest")]
+    work = NextStep("Then work on them", _command("worker", batch_id))
+    transient = [group for group in retriable if group.looks_transient]
+    if not transient:
+        first = [NextStep("Look at what failed, and mend it", _report(batch_id))]
+        again = NextStep(
+            f"When what made {_pages(failed)} fail is mended, queue them again",
+            _command("batch.retry", batch_id, *_only(retriable, retriable)),
+        )
+        return [*([] if in_report else first), again, work]
+    why = "These errors come and go: queue their pages again"
+    if len(transient) == len(retriable):
+        option = _only(transient, retriable)
+        return [NextStep(why, _command("batch.retry", batch_id, *option)), work]
+    steps = [
+        NextStep(why, _command("batch.retry", batch_id, *option))
+        for option in dict.fromkeys(_only([group], retriable) for group in transient)
+        if option
+    ]
+    if not steps:  # they share their code with errors that stay
+        why = "Some of these errors come and go: queue the failed pages again"
+        steps = [NextStep(why, _command("batch.retry", batch_id))]
+    return [*steps, work]
+
+
+def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tuple[str, ...]:
+    """The option that picks the one code of ``chosen``, if no other group shares it; or nothing."""
+    if not chosen:
+        return ()
+    code = chosen[0].code
+    is_one = all(group.code == code and not group.is_rest for group in chosen)
+    is_alone = all(group in chosen for group in among if group.code == code)
+    can_be_typed = code.isprintable() and code.strip() and len(code) <= _MAX_CODE
+    return (f"--error={shlex.quote(code)}",) if is_one and is_alone and can_be_typed else ()
+
+
+def _report(batch_id: str) -> str:
+    return _command("batch.report", batch_id, "--open")
+
+
+def _command(task: str, batch_id: str, *options: str) -> str:
+    return " ".join([f"invoke nimbus.{task}", f"--batch={shlex.quote(batch_id)}", *options])
+
+
+def _pages(count: int) -> str:
+    return "1 page is" if count == 1 else f"{count:,} pages are"

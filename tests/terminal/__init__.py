@@ -1,0 +1,1 @@
+"""Commands in a real pseudo-terminal, seen through an emulated screen."""

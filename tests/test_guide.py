@@ -1,0 +1,67 @@
+"""The guide: where a project stands, whatever it is in, and what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from invoke.context import Context
+
+from nimbus_tasks import guide, nimbus
+from nimbus_tasks.core.project import Project, config_path
+from nimbus_tasks.kv.store import Store
+from tests.factories import failing, invoke, upload, work
+
+
+def commands(root: Path) -> list[str]:
+    return [step.command for step in guide.standing(root).steps]
+
+
+def test_where_there_is_no_project_or_no_batch_it_begins_with_an_upload(
+    tmp_path: Path, project: Project
+) -> None:
+    assert commands(tmp_path / "nowhere") == ["invoke nimbus.upload"]
+    assert commands(project.root) == ["invoke nimbus.upload"]
+    with project.open_store(create=True):
+        assert commands(project.root) == ["invoke nimbus.upload"]
+
+
+def test_it_goes_on_with_the_latest_batch(project: Project, store: Store, maps: Path) -> None:
+    batch_id = upload(project, store, maps).batch_id
+    assert commands(project.root) == [f"invoke nimbus.worker --batch={batch_id}"]
+    work(project, store, failing("dist/page-001.html"))
+    found = guide.standing(project.root)
+    assert "9 of 10 pages done, 1 failed" in found.words
+    assert any("nimbus.batch.retry" in step.command for step in found.steps)
+
+
+def test_what_is_wrong_is_said_and_is_no_error_of_the_guide(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_path(project.root).write_text("{")
+    monkeypatch.chdir(project.root)
+    guide.guide(Context())
+    shown = capsys.readouterr().out
+    assert "Something is wrong" in shown
+    assert "invoke nimbus.doctor" in shown
+
+
+def test_the_collections_name_alone_is_the_guide_and_that_of_batches_the_list(
+    project: Project, store: Store, maps: Path
+) -> None:
+    batch_id = str(upload(project, store, maps).batch_id)
+    assert "The latest" in invoke(project.root, "nimbus").stdout.replace("the latest", "The latest")
+    listed = invoke(project.root, "nimbus.batch").stdout
+    assert listed.splitlines()[1].split()[1] == batch_id
+
+
+def test_each_task_has_a_line_for_the_list_and_an_example_for_its_help() -> None:
+    for name in nimbus.task_names:
+        lines = (nimbus[name].__doc__ or "").strip().splitlines()
+        assert len(lines[0]) <= 60, name
+        assert any("Example: invoke nimbus" in line for line in lines), name
+
+
+def test_the_guide_names_every_task() -> None:
+    named = {name for _, tasks in guide._PURPOSES for name in tasks.split(", ")}
+    assert named == set(nimbus.task_names) - {"guide"}

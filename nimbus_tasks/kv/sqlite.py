@@ -12,8 +12,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
 from nimbus_tasks.kv.lock import FileLock
@@ -26,6 +28,7 @@ from nimbus_tasks.kv.store import (
     KeyValues,
     Metadata,
     Store,
+    sound_metadata,
 )
 
 SCHEMA_VERSION = 1
@@ -62,6 +65,8 @@ class SqliteStore(Store):
             raise _store_error(path, error.strerror or str(error)) from error
         with self._translated():
             self._db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+        # What others have written need be no UTF-8: one such record must not hide all the others.
+        self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
         self._writing = self._closed = False
         try:
             with self._translated():
@@ -86,7 +91,8 @@ class SqliteStore(Store):
                 some = rows.fetchall()
                 loaded = _load_many([metadata for _, _, metadata in some])
                 for (key, value, _), metadata in zip(some, loaded, strict=True):
-                    found[key] = Entry(key, value, metadata)
+                    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+                    found[key] = Entry(key, text, metadata)
         return found
 
     def put_many(self, entries: Iterable[Entry]) -> None:
@@ -295,23 +301,28 @@ def _check_limits(key: str, value: str, metadata: str | None) -> None:
         raise StoreError(f"the metadata of {key} is larger than {MAX_METADATA_BYTES} bytes")
 
 
-def _load(metadata: str | None) -> Metadata | None:
-    """Metadata that somebody else has spoiled counts as none: the value is read then."""
+def _load(metadata: str | bytes | None) -> Metadata | None:
     try:
-        loaded = json.loads(metadata) if metadata else None
+        text = metadata.decode() if isinstance(metadata, bytes) else metadata
+        return sound_metadata(json.loads(text, parse_constant=_no_json)) if text else None
     except (ValueError, RecursionError):
         return None
-    return loaded if isinstance(loaded, dict) else None
 
 
 def _load_many(texts: list[str | None]) -> list[Metadata | None]:
     try:
-        loaded: list[Metadata | None] = json.loads(f"[{','.join([t or 'null' for t in texts])}]")
-    except (ValueError, RecursionError):
+        joined = f"[{','.join([t or 'null' for t in texts])}]"
+        loaded: list[Metadata | None] = json.loads(joined, parse_constant=_no_json)
+    except (ValueError, TypeError, RecursionError):  # TypeError: of one that is no text, but bytes
         return [_load(text) for text in texts]
-    if len(loaded) != len(texts) or not {type(one) for one in loaded} <= _METADATA_TYPES:
+    is_sound = len(loaded) == len(texts) and {type(one) for one in loaded} <= _METADATA_TYPES
+    if not is_sound or "\\ud" in joined or "\\uD" in joined:
         return [_load(text) for text in texts]
     return loaded
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 _METADATA_TYPES = {dict, type(None)}

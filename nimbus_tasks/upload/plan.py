@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.errors import NotFoundError, UsageError
-from nimbus_tasks.core.keys import last_part, page_prefix
+from nimbus_tasks.core.keys import page_prefix
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.maps import ContentMap
 from nimbus_tasks.core.pages import list_pages
@@ -111,13 +111,14 @@ def _changed(store: KeyValues, project_id: str, maps: Sequence[ContentMap]) -> l
     stored = _stored_contents(store, project_id)
     # A content that is of another batch than its status, or has none, is of an upload that was cut
     # off between the two.
-    there = {(page.page_id, page.status["batch_id"]) for page in list_pages(store, project_id)}
+    holders = {page.page_id: page.status["batch_id"] for page in list_pages(store, project_id)}
     return [
         m
         for m in maps
         if (content := stored.get(m.page_id)) is None
         or content.get("sha256") != m.sha256
-        or (m.page_id, content.get("batch_id")) not in there
+        or m.page_id not in holders
+        or content.get("batch_id") != holders[m.page_id]
     ]
 
 
@@ -151,5 +152,5 @@ def _lacking(
 
 
 def _stored_contents(store: KeyValues, project_id: str) -> dict[str, Metadata]:
-    pages = store.scan(page_prefix(project_id))
-    return {last_part(info.key): info.metadata or {} for info in pages}
+    prefix = page_prefix(project_id)
+    return {info.key.removeprefix(prefix): info.metadata or {} for info in store.scan(prefix)}

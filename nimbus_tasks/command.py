@@ -19,6 +19,7 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
     NimbusError,
@@ -26,7 +27,6 @@ from nimbus_tasks.core.errors import (
     StoreError,
     UsageError,
 )
-from nimbus_tasks.core.records import LONGEST_LEASE_SECONDS
 from nimbus_tasks.ui.console import Console, drop_stdout, open_missing_streams
 
 __all__ = ["Console", "command"]

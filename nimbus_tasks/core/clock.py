@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 UTC = timezone.utc
+#: What a worker may give for its lease: an hour, which it renews meanwhile. Longer ones are not
+#: believed, or a record that says the year 9999 would never be taken up again.
+LONGEST_LEASE_SECONDS = 3600.0
 
 
 def utc_now() -> datetime:

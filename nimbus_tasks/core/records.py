@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nimbus_tasks.core.clock import iso_after, parse_iso
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
@@ -37,9 +37,6 @@ RETRY_PRIORITY = 8
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
 #: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
 LEASELESS_SECONDS = 600.0
-#: What a worker may give for its lease: an hour, which it renews meanwhile. Longer ones are not
-#: believed, or a record that says the year 9999 would never be taken up again.
-LONGEST_LEASE_SECONDS = 3600.0
 #: Clocks of machines that work on one project may differ by so much.
 CLOCK_SKEW_SECONDS = 300.0
 

@@ -7,11 +7,11 @@ when its leases end. A worker that ends at once would leave both to be noticed b
 from __future__ import annotations
 
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.clock import iso_after, now_iso, seconds_between
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, now_iso, seconds_between
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.core.queue import is_newer, item_batch, queue_items
-from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, LONGEST_LEASE_SECONDS
+from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS
 from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.

@@ -14,7 +14,7 @@ from nimbus_tasks.batch.report import write_report
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.command import SETTINGS
-from nimbus_tasks.core.clock import now_iso, parse_iso
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, now_iso, parse_iso
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.keys import (
     batch_key,
@@ -29,7 +29,6 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.queue_document import DocumentQueueStore
 from nimbus_tasks.core.records import (
     LEASELESS_SECONDS,
-    LONGEST_LEASE_SECONDS,
     PageStatus,
     has_lapsed,
     small_form,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from nimbus_tasks.core.keys import (
     status_prefix,
 )
 from nimbus_tasks.core.pages import list_pages
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.project import Project, save_project
 from nimbus_tasks.core.queue_document import DocumentQueueStore
 from nimbus_tasks.core.records import (
     LEASELESS_SECONDS,
@@ -38,6 +39,7 @@ from nimbus_tasks.kv.store import Store
 from nimbus_tasks.worker.lookout import Lookout
 from tests.factories import upload, work
 from tests.hostile import stores
+from tests.hostile.program import run
 
 PAGE = "dist/page-000.html"
 
@@ -221,3 +223,8 @@ def test_a_change_of_the_far_future_hides_none_of_today(tmp_path: Path) -> None:
         assert view_batch(project, watching).tally.counts["queued"] == 10
         assert work(project, working).done == 10
         assert view_batch(project, watching).status == "completed"
+
+
+def test_a_name_of_a_megabyte_is_kept_and_not_shown_whole(project: Project) -> None:
+    save_project(replace(project, name="name " * 200_000))
+    assert len(run(project.root, "nimbus.init", "--force").out) < 1000

@@ -19,6 +19,7 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
     NimbusError,
@@ -179,7 +180,7 @@ def check_int(
     return number
 
 
-def check_seconds(value: Any, option: str) -> float | None:
+def check_seconds(value: Any, option: str, *, at_most: float = 10**9) -> float | None:
     """A number of seconds above 0 from the command line. Raises :class:`UsageError`."""
     if value is None:
         return None
@@ -187,8 +188,9 @@ def check_seconds(value: Any, option: str) -> float | None:
         seconds = float(str(value))
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < 10**9:
-        raise UsageError(f"{option} takes seconds above 0, not {str(value)[:40]!r}")
+    if not 0 < seconds <= at_most:
+        to = "" if at_most == 10**9 else f" to {at_most:,.0f}"
+        raise UsageError(f"{option} takes seconds above 0{to}, not {str(value)[:40]!r}")
     return seconds
 
 
@@ -225,7 +227,7 @@ SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
         "concurrency": partial(check_int, at_most=MAX_CONCURRENCY),
         "max_attempts": check_int,
         "timeout": check_seconds,
-        "lease": check_seconds,
+        "lease": partial(check_seconds, at_most=LONGEST_LEASE_SECONDS),
     },
     "monitor": {"interval": check_seconds},
 }

@@ -30,8 +30,8 @@ from nimbus_tasks.core.errors import (
     UsageError,
     cannot_write,
 )
-from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.project import Project, config_path, load_project
+from nimbus_tasks.core.queue import queue_items
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, wrap
@@ -213,7 +213,7 @@ def _records(project: Project, where: str) -> Iterator[Check]:
     try:
         with project.open_store() as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
-            queued = sum(1 for _ in reading.scan(queue_prefix(project.project_id)))
+            queued = sum(1 for _ in queue_items(reading, project.project_id))
             open_heads = [head for head in heads if not head.is_final]
             stalled = sum(len(batches.look(reading, h, utc_now()).stalled) for h in open_heads)
             faults = store.faults()

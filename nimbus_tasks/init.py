@@ -23,7 +23,7 @@ from nimbus_tasks.core.project import (
     save_project,
 )
 from nimbus_tasks.kv.cloudflare import check_config
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, clip
 
 MAX_NAME_LENGTH = 200
 
@@ -149,10 +149,10 @@ def init(
     if json:
         console.document(made.to_json())
     else:
-        style = console.style
+        style, name = console.style, clip(clean(made.project.name), MAX_NAME_LENGTH)
         console.say(
             f"{style.sign('ok')} {clean(made.path)}",
-            f"   project {style.bold(made.project.project_id)}, {clean(made.project.name)}",
+            f"   project {style.bold(made.project.project_id)}, {name}",
             style.dim(
                 "   next: invoke nimbus.doctor"
                 if made.project.store == "cloudflare"

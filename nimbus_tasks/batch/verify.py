@@ -28,13 +28,12 @@ from nimbus_tasks.core.keys import (
     last_part,
     page_key,
     page_prefix,
-    queue_prefix,
     status_key,
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue
+from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue, queue_items
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -174,7 +173,7 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Queued pages and queue items belong together, one to one."""
     project_id = head.project_id
     strays = []
-    items = [info.key for info in tx.scan(queue_prefix(project_id))]
+    items = [info.key for info in queue_items(tx, project_id)]
     for some in in_groups(items):
         statuses = read_statuses(tx, project_id, {last_part(key) for key in some})
         for key in some:
@@ -225,7 +224,8 @@ def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
 
 def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Every page that is still to be worked on has content."""
-    there = {last_part(info.key) for info in tx.scan(page_prefix(head.project_id))}
+    prefix = page_prefix(head.project_id)
+    there = {info.key.removeprefix(prefix) for info in tx.scan(prefix)}
     for page in batches.pages_of(tx, head):
         waits = page.status["status"] in ("queued", "processing")
         if waits and page.page_id not in there:
@@ -286,7 +286,7 @@ def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
         if info is not None and (info.metadata or {}).get("batch_id") == head.batch_id:
             status = PageStatus(state="queued", batch_id=head.batch_id, updated=now)
             fresh[page_id] = status.as_queued(NEW_PAGE_PRIORITY, now)
-    items = [info.key for info in tx.scan(queue_prefix(head.project_id))]
+    items = [info.key for info in queue_items(tx, head.project_id)]
     tx.delete_many(key for key in items if last_part(key) in fresh)
     put_in_queue(tx, head.project_id, fresh)
 

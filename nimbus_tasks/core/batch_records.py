@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nimbus_tasks.core.keys import batch_key, is_id
-from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, Tally, is_finished
+from nimbus_tasks.core.lifecycle import PAGE_STATES, BatchStatus, Intent, Tally, is_finished
 from nimbus_tasks.core.wire import (
     clip_bytes,
     count_field,
@@ -16,6 +16,7 @@ from nimbus_tasks.core.wire import (
     mapping_field,
     present,
     text_field,
+    time_field,
 )
 from nimbus_tasks.kv.store import Entry, KeyInfo
 
@@ -142,12 +143,21 @@ _INTENT_OF_STATUS = {
 }
 
 
+_INTENTS = frozenset(intent.value for intent in Intent)
+_STATUSES = frozenset(status.value for status in BatchStatus)
+
+
+def _status(value: object) -> str:
+    """What a record says that its batch is in; nothing where that is no status."""
+    return value if isinstance(value, str) and value in _STATUSES else ""
+
+
 def head_from_metadata(project_id: str, batch_id: str, info: KeyInfo) -> BatchHead | None:
     """The head out of a listing; ``None`` where the metadata is not ours: read the value then."""
     metadata = info.metadata or {}
-    intent, created = metadata.get("intent"), metadata.get("created")
+    intent, created = metadata.get("intent"), time_field(metadata.get("created"))
     page_count = count_field(metadata.get("page_count"))
-    if not isinstance(intent, str) or not isinstance(created, str) or page_count is None:
+    if not isinstance(intent, str) or intent not in _INTENTS or not created or page_count is None:
         return None
     counts = mapping_field(metadata.get("counts"))
     return BatchHead(
@@ -155,7 +165,7 @@ def head_from_metadata(project_id: str, batch_id: str, info: KeyInfo) -> BatchHe
         project_id=project_id,
         created=created,
         page_count=page_count,
-        status=text_field(metadata.get("status")) or "",
+        status=_status(metadata.get("status")),
         intent=intent,
         counts={state: count_field(counts.get(state)) or 0 for state in PAGE_STATES}
         if counts
@@ -172,16 +182,17 @@ def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
     pages = _pages(listed)
     head = head_from_metadata(project_id, batch_id, KeyInfo(entry.key, entry.metadata))
     if head is None:
-        status = text_field(value.get("status")) or ""
+        status, intent = _status(value.get("status")), text_field(value.get("intent"))
         head = BatchHead(
             batch_id=batch_id,
             project_id=project_id,
-            created=text_field(value.get("created")) or "",
+            created=time_field(value.get("created")) or "",
             page_count=len(pages),
             status=status,
             counts=_counts_of(summary),
-            intent=text_field(value.get("intent"))
-            or _INTENT_OF_STATUS.get(status, Intent.RUN.value),
+            intent=intent
+            if intent in _INTENTS
+            else _INTENT_OF_STATUS.get(status, Intent.RUN.value),
             average_time_ms=count_field(summary.get("average_time_ms")),
             reason=text_field(value.get("reason")),
         )

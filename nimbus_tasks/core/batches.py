@@ -179,7 +179,7 @@ def _superseded(
 ) -> Iterator[PageInfo]:
     """The pages that a later batch took over, ``but`` those that are still in this one: where an
     upload was killed on a store without transactions, a page can be in both."""
-    taken = small_statuses(store, store.scan(superseded_prefix(project_id, batch_id)))
+    taken = small_statuses(store, superseded_prefix(project_id, batch_id))
     return (page for page in taken if page.page_id not in but)
 
 

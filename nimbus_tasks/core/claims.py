@@ -7,6 +7,7 @@ one outcome an attempt. Every function here runs within a store's transaction.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +27,8 @@ from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
 from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
-from nimbus_tasks.core.wire import UnreadableRecordError
-from nimbus_tasks.kv.store import Entry, KeyValues
+from nimbus_tasks.core.wire import UnreadableRecordError, text_field, time_field
+from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, KeyValues
 
 #: A page whose holders vanished this often is what makes them vanish: it fails.
 MAX_LAPSES = 3
@@ -193,7 +194,7 @@ def finish_pages(
             continue
         written[page_id] = _ended(status, outcome, moment)
         if outcome.page_value is not None and outcome.claim.page is not None:
-            entries.append(outcome.claim.page._replace(value=outcome.page_value))
+            entries.append(_with_value(outcome.claim.page, outcome.page_value))
     tx.put_many(entries)
     tx.put_many(append_logs(tx, project_id, logs))
     tx.put_many(status_entries(project_id, written))
@@ -384,6 +385,21 @@ def _put_back(
         items.append(queue_entry(project_id, page_id, back[page_id]))
     tx.put_many(status_entries(project_id, back))
     tx.put_many(items)
+
+
+def _with_value(page: Entry, value: str) -> Entry:
+    """The page record with that value. Its metadata are carried along as far as a store takes them:
+    somebody else may have written others, which must not keep the pages of a batch from ending."""
+    metadata = page.metadata
+    try:
+        text = json.dumps(dict(metadata or {}), separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError):
+        text = ""
+    if not 0 < len(text) <= MAX_METADATA_BYTES:
+        ours = ("batch_id", "uploaded", "sha256")
+        told = {name: text_field((metadata or {}).get(name)) for name in ours}
+        metadata = {name: text for name, text in told.items() if is_id(text) or time_field(text)}
+    return page._replace(value=value, metadata=metadata)
 
 
 def _lost(status: PageStatus, moment: str) -> PageStatus:

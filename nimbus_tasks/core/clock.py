@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 UTC = timezone.utc
+#: What a worker may give for its lease: an hour, which it renews meanwhile. Longer ones are not
+#: believed, or a record that says the year 9999 would never be taken up again.
+LONGEST_LEASE_SECONDS = 3600.0
 
 
 def utc_now() -> datetime:
@@ -33,9 +36,12 @@ def parse_iso(text: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00", 1))
-    except ValueError:
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first or the last day of all, elsewhere
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment
 
 
 def seconds_between(start: object, end: object) -> float | None:

@@ -15,6 +15,8 @@ from nimbus_tasks.core.errors import UsageError
 MAX_ID_LENGTH = 128
 _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID_LENGTH}}}")
 
+_QUEUE_ITEM = re.compile(r"queue:[^:]*:\d\d:\d*:[^:]*", re.ASCII | re.DOTALL)
+
 LOWEST_PRIORITY, HIGHEST_PRIORITY = 1, 10
 
 
@@ -118,6 +120,11 @@ def queue_key(project_id: str, page_id: str, priority: int, queued_at: str) -> s
     """One key an item, sorting in the order of claiming: highest priority, then oldest, first."""
     place = f"{HIGHEST_PRIORITY - priority:02d}:{digits_of(queued_at)}"
     return f"queue:{project_id}:{place}:{page_id}"
+
+
+def is_queue_item(key: str) -> bool:
+    """Whether a key under :func:`queue_prefix` is that of an item; others are somebody else's."""
+    return _QUEUE_ITEM.fullmatch(key) is not None
 
 
 def digits_of(moment: str) -> str:

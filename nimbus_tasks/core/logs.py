@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nimbus_tasks.core.keys import last_part, logs_key, logs_prefix
-from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
+from nimbus_tasks.core.wire import UnreadableRecordError, count_field, dump_json, load_object
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyValues
 
 LogEntry = Mapping[str, Any]
@@ -66,15 +66,16 @@ def read_logs(entry: Entry | None) -> list[LogEntry]:
 def log_counts(store: KeyValues, project_id: str) -> dict[str, int]:
     """How many entries each page's log has, from the value where its writer left no metadata."""
     counts, bare = {}, []
-    for info in store.scan(logs_prefix(project_id)):
-        entries = (info.metadata or {}).get("entries")
-        if isinstance(entries, int):
-            counts[last_part(info.key)] = entries
+    prefix = logs_prefix(project_id)
+    for info in store.scan(prefix):
+        entries = count_field((info.metadata or {}).get("entries"))
+        if entries is not None:
+            counts[info.key.removeprefix(prefix)] = entries
         else:
             bare.append(info.key)
     for at in range(0, len(bare), _VALUES_A_READ):
         for key, entry in store.get_many(bare[at : at + _VALUES_A_READ]).items():
-            counts[last_part(key)] = len(read_logs(entry))
+            counts[key.removeprefix(prefix)] = len(read_logs(entry))
     return counts
 
 

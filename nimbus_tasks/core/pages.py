@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from nimbus_tasks.core.keys import last_part, status_key, status_prefix
+from nimbus_tasks.core.keys import is_id, last_part, status_key, status_prefix
 from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status, small_form
 from nimbus_tasks.core.wire import UnreadableRecordError
-from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
+from nimbus_tasks.kv.store import Entry, KeyValues
 
 T = TypeVar("T")
 
@@ -42,16 +42,19 @@ def list_pages(
     store: KeyValues, project_id: str, batch_id: str | None = None
 ) -> Iterator[PageInfo]:
     """The pages that have a status, by one listing: the project's, or those of one batch."""
-    for page in small_statuses(store, store.scan(status_prefix(project_id))):
+    for page in small_statuses(store, status_prefix(project_id)):
         if batch_id in (None, page.status["batch_id"]):
             yield page
 
 
-def small_statuses(store: KeyValues, infos: Iterable[KeyInfo]) -> Iterator[PageInfo]:
-    """Listed statuses in small; of those whose writer left no metadata the values are read, many
-    at a time. A record of which neither can be read counts as a failed page of no batch."""
+def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageInfo]:
+    """The statuses under ``prefix`` in small; of those whose writer left no metadata the values are
+    read, many at a time. A record of which neither can be read counts as a failed page of no batch;
+    a key that ends in no page id is somebody else's."""
     bare: list[str] = []
-    for info in infos:
+    for info in store.scan(prefix):
+        if not is_id(info.key[len(prefix) :]):
+            continue
         if info.metadata is not None and (small := small_form(info.metadata)) is not None:
             yield PageInfo(last_part(info.key), small)
             continue

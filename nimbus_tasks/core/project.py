@@ -214,7 +214,7 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
     for name, known, default in (("store", STORES, "sqlite"), ("queue", QUEUES, "keys")):
         if config.get(name, default) not in known:
             raise UsageError(
-                f"{path}: {name!r} is {config[name]!r}, which this version does not know",
+                f"{path}: {name!r} is {str(config[name])[:40]!r}, which this version does not know",
                 advice=f"It knows: {', '.join(known)}",
             )
     own = ("project_id", "name", "created", "store", "queue", "cloudflare")

@@ -6,12 +6,18 @@ item too many is passed over by whoever claims, and one that is missing is made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any
 
 from nimbus_tasks.core.clock import iso_after, now_iso
-from nimbus_tasks.core.keys import digits_of, last_part, queue_key, queue_prefix
+from nimbus_tasks.core.keys import (
+    digits_of,
+    is_queue_item,
+    last_part,
+    queue_key,
+    queue_prefix,
+)
 from nimbus_tasks.core.pages import PageInfo, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
@@ -22,14 +28,25 @@ def first_items(
     tx: KeyValues, project_id: str, limit: int, batch_id: str | None, but: Set[str] = frozenset()
 ) -> list[str]:
     """The keys of the first ``limit`` items: all batches', or those of one, ``but`` those."""
-    keys = []
     most = limit + len(but) if batch_id is None else None
-    for info in tx.scan(queue_prefix(project_id), limit=most):
-        if info.key not in but and (batch_id is None or item_batch(tx, info) == batch_id):
-            keys.append(info.key)
-            if len(keys) == limit:
-                break
-    return keys
+    while True:
+        keys, seen = [], 0
+        for info in tx.scan(queue_prefix(project_id), limit=most):
+            seen += 1
+            if not is_queue_item(info.key) or info.key in but:
+                continue
+            if batch_id is None or item_batch(tx, info) == batch_id:
+                keys.append(info.key)
+                if len(keys) == limit:
+                    return keys
+        if most is None or seen < most:
+            return keys
+        most *= 4  # keys that are no items may stand before the others
+
+
+def queue_items(store: KeyValues, project_id: str) -> Iterator[KeyInfo]:
+    """The items of the project's queue, in the order of claiming."""
+    return (info for info in store.scan(queue_prefix(project_id)) if is_queue_item(info.key))
 
 
 def is_newer(key: str, moment: str) -> bool:
@@ -58,7 +75,7 @@ def find_unqueued(
     """The pages that are queued and in no queue, by page id: nobody would ever claim them."""
     # Where reads lag, the item of a page that was queued just now may not be seen yet.
     before = iso_after(-store.lag_seconds, start=now)
-    items = {info.key for info in store.scan(queue_prefix(project_id))}
+    items = {info.key for info in queue_items(store, project_id)}
     in_queue = {last_part(key) for key in items}
 
     def has_item(page: PageInfo) -> bool:

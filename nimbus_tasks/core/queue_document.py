@@ -34,7 +34,7 @@ class DocumentQueueStore(Store):
         self._project_id = project_id
         self._prefix = queue_prefix(project_id)
         self._key = self._prefix.rstrip(":")
-        self._parsed: tuple[str, dict[str, Any]] = ("", {})
+        self._parsed: tuple[str, dict[str, Any]] = ("", {"items": []})
 
     @property
     def lag_seconds(self) -> float:  # type: ignore[override]  # the real store's
@@ -69,7 +69,7 @@ class DocumentQueueStore(Store):
             if items:
                 # An item of a page takes the place of an older one, as it does in the seed.
                 pages = {item["page_id"] for item in items}
-                self._rewrite(lambda item: item.get("page_id") not in pages, items)
+                self._rewrite(lambda item: str(item.get("page_id")) not in pages, items)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         doomed = set(keys)

@@ -26,6 +26,9 @@ def dump_json(value: object) -> str:
 
 #: Whole numbers beyond it are not exact in JavaScript, nor in a float.
 MAX_NUMBER = 2**53
+#: What is read has to be written again, from deeper within a program, and by the JSON modules of
+#: others, that stop at some hundreds.
+MAX_NESTING = 200
 
 
 class NoJsonError(ValueError):
@@ -34,7 +37,8 @@ class NoJsonError(ValueError):
 
 def strict_loads(text: str) -> object:
     """What JSON ``text`` holds. Raises :class:`NoJsonError`, also for NaN, for numbers beyond a
-    float or of thousands of digits, for half surrogate pairs and for nesting without end."""
+    float or of thousands of digits, for half surrogate pairs and for nesting beyond
+    :data:`MAX_NESTING`."""
     try:
         value: object = _DECODER.decode(text)
         if "\\" in text and _SURROGATE.search(text):
@@ -44,14 +48,35 @@ def strict_loads(text: str) -> object:
         where = f"line {error.lineno}, column {error.colno}"
         raise NoJsonError(f"is no JSON: {error.msg} ({where})") from error
     except RecursionError:
-        raise NoJsonError("is nested too deeply") from None
+        raise NoJsonError(_TOO_DEEP) from None
     except UnicodeEncodeError:
         raise NoJsonError("holds half of a surrogate pair, which is no text") from None
     except NoJsonError:
         raise
     except ValueError:  # Python's own limit on the digits of an integer
         raise NoJsonError("holds a number of thousands of digits") from None
+    if text.count("{") + text.count("[") > MAX_NESTING and _is_nested_too_deeply(value):
+        raise NoJsonError(_TOO_DEEP)
     return value
+
+
+_TOO_DEEP = "is nested too deeply"
+
+
+def _is_nested_too_deeply(value: object) -> bool:
+    """Level by level: who calls itself for each meets the limit that is to be kept away from."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, (dict, list))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -110,8 +135,10 @@ def text_field(value: object) -> str | None:
 
 
 def time_field(value: object) -> str | None:
-    """A time as text, or ``None``; longer texts are no times."""
-    return value if isinstance(value, str) and len(value) <= 40 else None
+    """A time as text, or ``None``: times are compared as texts, and are of this century."""
+    if not isinstance(value, str) or value[:2] != "20" or len(value) > 40:
+        return None
+    return value if value.isascii() and value.isprintable() else None
 
 
 def number_field(value: object) -> float | None:

@@ -13,8 +13,10 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from nimbus_tasks.core.errors import (
     FULL,
@@ -35,6 +37,7 @@ from nimbus_tasks.kv.store import (
     KeyValues,
     Metadata,
     Store,
+    sound_metadata,
 )
 
 SCHEMA_VERSION = 1
@@ -84,15 +87,19 @@ class SqliteStore(Store):
         with self._translated():
             while chunk := list(islice(remaining, _KEYS_A_QUERY)):
                 marks = ",".join("?" * len(chunk))
-                rows = self._db.execute(
+                query = (
                     "SELECT key, value, metadata FROM keys JOIN vals USING (key)"
-                    f" WHERE key IN ({marks})",
-                    chunk,
+                    f" WHERE key IN ({marks})"
                 )
-                some = rows.fetchall()
+                try:
+                    some = self._db.execute(query, chunk).fetchall()
+                except sqlite3.OperationalError as error:
+                    self._read_leniently(error)
+                    some = self._db.execute(query, chunk).fetchall()
                 loaded = _load_many([metadata for _, _, metadata in some])
                 for (key, value, _), metadata in zip(some, loaded, strict=True):
-                    found[key] = Entry(key, value, metadata)
+                    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+                    found[key] = Entry(key, text, metadata)
         return found
 
     def put_many(self, entries: Iterable[Entry]) -> None:
@@ -121,13 +128,21 @@ class SqliteStore(Store):
 
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
         with self._translated(), closing(self._db.cursor()) as cursor:
-            cursor.execute(
-                "SELECT key, metadata FROM keys WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)"
-                " ORDER BY key LIMIT ?3",
-                (prefix, _after_prefix(prefix), -1 if limit is None else limit),
-            )
-            while rows := cursor.fetchmany(_ROWS_A_PARSE):
-                yield from map(KeyInfo, [key for key, _ in rows], _load_many([m for _, m in rows]))
+            left, last = -1 if limit is None else limit, ""
+            while True:
+                cursor.execute(
+                    "SELECT key, metadata FROM keys WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)"
+                    " AND key > ?3 ORDER BY key LIMIT ?4",
+                    (prefix, _after_prefix(prefix), last, left),
+                )
+                try:
+                    while rows := cursor.fetchmany(_ROWS_A_PARSE):
+                        keys, texts = [key for key, _ in rows], [text for _, text in rows]
+                        yield from map(KeyInfo, keys, _load_many(texts))
+                        last, left = keys[-1], left - len(keys) if limit else -1
+                    return
+                except sqlite3.OperationalError as error:
+                    self._read_leniently(error)
 
     @contextmanager
     def transaction(self) -> Iterator[KeyValues]:
@@ -204,6 +219,13 @@ class SqliteStore(Store):
                 f"the store {self._path} was deleted or replaced while it was in use",
                 advice="What was done since is lost. Put it back, or upload again.",
             )
+
+    def _read_leniently(self, error: sqlite3.OperationalError) -> None:
+        """After an ``error`` that is about a text that is no UTF-8, which others may have written:
+        one such record must not hide the others. Not from the beginning: it takes time."""
+        if "decode" not in str(error) or self._db.text_factory is not str:
+            raise error
+        self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     def _prepare(self) -> None:
         """Set the connection up, make the tables in a new file, refuse a file that is not ours."""
@@ -350,23 +372,28 @@ def _check_limits(key: str, value: str, metadata: str | None) -> None:
         raise StoreError(f"the metadata of {key} is larger than {MAX_METADATA_BYTES} bytes")
 
 
-def _load(metadata: str | None) -> Metadata | None:
-    """Metadata that somebody else has spoiled counts as none: the value is read then."""
+def _load(metadata: str | bytes | None) -> Metadata | None:
     try:
-        loaded = json.loads(metadata) if metadata else None
+        text = metadata.decode() if isinstance(metadata, bytes) else metadata
+        return sound_metadata(json.loads(text, parse_constant=_no_json)) if text else None
     except (ValueError, RecursionError):
         return None
-    return loaded if isinstance(loaded, dict) else None
 
 
 def _load_many(texts: list[str | None]) -> list[Metadata | None]:
     try:
-        loaded: list[Metadata | None] = json.loads(f"[{','.join([t or 'null' for t in texts])}]")
-    except (ValueError, RecursionError):
+        joined = f"[{','.join([t or 'null' for t in texts])}]"
+        loaded: list[Metadata | None] = json.loads(joined, parse_constant=_no_json)
+    except (ValueError, TypeError, RecursionError):  # TypeError: of one that is no text, but bytes
         return [_load(text) for text in texts]
-    if len(loaded) != len(texts) or not {type(one) for one in loaded} <= _METADATA_TYPES:
+    is_sound = len(loaded) == len(texts) and {type(one) for one in loaded} <= _METADATA_TYPES
+    if not is_sound or "\\ud" in joined or "\\uD" in joined:
         return [_load(text) for text in texts]
     return loaded
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 _METADATA_TYPES = {dict, type(None)}

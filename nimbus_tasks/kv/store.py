@@ -7,6 +7,7 @@ adds what KV cannot: :meth:`Store.transaction` is atomic there.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +19,18 @@ Metadata = Mapping[str, Any]
 MAX_KEY_BYTES = 512
 MAX_METADATA_BYTES = 1024
 MAX_VALUE_BYTES = 25 * 1024 * 1024
+
+
+def sound_metadata(loaded: object) -> Metadata | None:
+    """Metadata as they were read; what somebody has spoiled counts as none: an entry's value is
+    read then. Half a surrogate pair is no text, and could not be written again."""
+    if not isinstance(loaded, dict):
+        return None
+    try:
+        json.dumps(loaded, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return loaded
 
 
 class Entry(NamedTuple):

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean, wrap
+from nimbus_tasks.ui.text import clean, clip, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
+#: Columns of a message that quotes what somebody has given, which may be megabytes.
+MAX_MESSAGE = 800
 #: A terminal obeys U+009B as it does ESC [; a stream that is not UTF-8 has no place for the rest.
 _NOT_ASCII_TEXT = re.compile(r"[^\n -~]+")
 
@@ -57,9 +59,9 @@ class Console:
     def error(self, message: str, advice: str | None = None) -> None:
         """Say on stderr, in one line, what is wrong and what to do."""
         style = self.error_style
-        line = style.sign("error") + " " + style.state("error", clean(message))
+        line = style.sign("error") + " " + style.state("error", clip(clean(message), MAX_MESSAGE))
         if advice:
-            line += " " + style.plain("· ") + clean(advice)
+            line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
         self.note(line)
 
     def refusal(self, message: str) -> None:

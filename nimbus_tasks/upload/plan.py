@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.errors import NotFoundError, UsageError
-from nimbus_tasks.core.keys import last_part, page_prefix
+from nimbus_tasks.core.keys import page_prefix
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.maps import ContentMap
 from nimbus_tasks.core.pages import list_pages
@@ -118,7 +118,7 @@ def _changed(store: KeyValues, project_id: str, maps: Sequence[ContentMap]) -> l
         m
         for m in maps
         if (content := stored.get(m.page_id, _NOTHING)).sha256 != m.sha256
-        or content.batch_id != holders.get(m.page_id, "")
+        or content.batch_id != holders.get(m.page_id)
     ]
 
 
@@ -162,11 +162,11 @@ _NOTHING = _Content(None, "")
 
 
 def _stored_contents(store: KeyValues, project_id: str) -> dict[str, _Content]:
-    contents = {}
-    for info in store.scan(page_prefix(project_id)):
+    contents, prefix = {}, page_prefix(project_id)
+    for info in store.scan(prefix):
         metadata = info.metadata or {}
         content = _Content(metadata.get("sha256"), intern(str(metadata.get("batch_id"))))
-        contents[last_part(info.key)] = content
+        contents[info.key.removeprefix(prefix)] = content
     return contents
 
 

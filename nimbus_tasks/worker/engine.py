@@ -26,9 +26,8 @@ from nimbus_tasks.core.claims import (
 )
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NotFoundError, StoreError, StoreUnreachableError
-from nimbus_tasks.core.keys import queue_prefix
 from nimbus_tasks.core.lifecycle import is_finished
-from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue
+from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
@@ -328,7 +327,7 @@ class Worker:
             self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
 
     def _count_queued(self) -> int:
-        items, batch_id = self._store.scan(queue_prefix(self._project_id)), self._options.batch_id
+        items, batch_id = queue_items(self._store, self._project_id), self._options.batch_id
         return sum(1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id)
 
     def _is_idle(self) -> bool:

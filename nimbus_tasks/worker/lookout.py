@@ -7,11 +7,11 @@ when its leases end. A worker that ends at once would leave both to be noticed b
 from __future__ import annotations
 
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.clock import iso_after
-from nimbus_tasks.core.keys import queue_prefix
+from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, now_iso, seconds_between
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import list_pages
-from nimbus_tasks.core.queue import is_newer, item_batch
+from nimbus_tasks.core.queue import is_newer, item_batch, queue_items
+from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS
 from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.
@@ -37,11 +37,13 @@ class Lookout:
         return None
 
     def _is_being_uploaded(self, store: KeyValues) -> bool:
-        since = iso_after(-UPLOAD_SILENT_SECONDS)
+        now = now_iso()
         for head in batches.heads(store, self._project_id):
             if head.intent == Intent.UPLOAD and self._batch_id in (None, head.batch_id):
                 last_change = batches.fold(store, head).last_change or head.created
-                if last_change > since:
+                silent = seconds_between(last_change, now)
+                # What is of the future, or no time, says nothing of when somebody was at it.
+                if silent is not None and -CLOCK_SKEW_SECONDS < silent < UPLOAD_SILENT_SECONDS:
                     return True
         return False
 
@@ -50,7 +52,7 @@ class Lookout:
         if not store.lag_seconds:
             return False
         since = iso_after(-store.lag_seconds)
-        for info in store.scan(queue_prefix(self._project_id)):
+        for info in queue_items(store, self._project_id):
             if is_newer(info.key, since) and self._batch_id in (None, item_batch(store, info)):
                 return True
         return any(
@@ -61,11 +63,13 @@ class Lookout:
     def _has_silent_claims(self, store: KeyValues) -> bool:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
         is alive, and is its own affair."""
+        last = iso_after(LONGEST_LEASE_SECONDS)
         leases = {
             page.page_id: page.status["lease"]
             for page in list_pages(store, self._project_id, self._batch_id)
-            # A writer that knows no leases gives no hint of when it may be given up.
-            if page.status["status"] == "processing" and page.status.get("lease")
+            # A writer that knows no leases gives no hint of when it may be given up, nor does one
+            # of whom no lease could be that long.
+            if page.status["status"] == "processing" and "" < page.status.get("lease", "") <= last
         }
         for page_id, lease in leases.items():
             self._first_leases.setdefault(page_id, lease)

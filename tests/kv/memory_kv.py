@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from nimbus_tasks.core.errors import StoreUnreachableError
-from nimbus_tasks.kv.store import Entry, KeyInfo
+from nimbus_tasks.kv.store import Entry, KeyInfo, sound_metadata
 
 #: Value and metadata as JSON; ``None`` for a deletion.
 Version = tuple[float, tuple[str, str] | None]
@@ -92,13 +92,17 @@ class MemoryClient:
             for key in self._cloud.all_keys():
                 version = self._cloud.read(key) if key.startswith(prefix) else None
                 if version is not None:
-                    found.append(KeyInfo(key, json.loads(version[1])))
+                    found.append(KeyInfo(key, sound_metadata(json.loads(version[1]))))
         yield found[:limit]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
         with self._request():
             versions = {key: self._cloud.read(key) for key in keys}
-        return {k: Entry(k, v[0], json.loads(v[1])) for k, v in versions.items() if v is not None}
+        return {
+            k: Entry(k, v[0], sound_metadata(json.loads(v[1])))
+            for k, v in versions.items()
+            if v is not None
+        }
 
     def put_many(self, entries: Iterable[Entry]) -> None:
         with self._request():

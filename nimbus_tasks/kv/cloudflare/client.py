@@ -20,7 +20,7 @@ from nimbus_tasks.kv.cloudflare.chunks import (
 )
 from nimbus_tasks.kv.cloudflare.faults import Answer
 from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Clock, Sleep, Transport
-from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata
+from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata, sound_metadata
 
 #: KV takes one write a second for a key; a little more, for clocks and ways of different length.
 KEY_INTERVAL_SECONDS = 1.05
@@ -321,5 +321,4 @@ def _text(told: object) -> str:
 
 
 def _metadata(told: dict[str, Any]) -> Metadata | None:
-    metadata = told.get("metadata")
-    return metadata if isinstance(metadata, dict) else None
+    return sound_metadata(told.get("metadata"))

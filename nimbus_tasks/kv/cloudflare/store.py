@@ -38,6 +38,8 @@ FRESH_SECONDS = 5.0
 ABSENT_SECONDS = 60.0
 #: Requests a second that leave an account something for others: 1,200 in five minutes is all.
 REQUESTS_A_SECOND = 3.0
+#: Clocks of machines may differ by so much.
+_CLOCK_SKEW_SECONDS = 300.0
 #: Values of records that name their last change in themselves are small.
 _SMALL_VALUE = 16_384
 #: Listings of at most so many keys are kept for the rest of a transaction.
@@ -169,7 +171,8 @@ class CloudflareStore(Store):
             return
         gone = 0 if limit is None else sum(w.is_deletion for w in self._journal.scan(prefix))
         pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
-        listed: Iterator[KeyInfo] = (self._latest(info) for page in pages for info in page)
+        soon = _moment(self._clock() + _CLOCK_SKEW_SECONDS)
+        listed: Iterator[KeyInfo] = (self._latest(info, soon) for page in pages for info in page)
         if limit is None and prefix.startswith(self._lasting):
             listed = self._with_seen(listed, prefix)
         kept: list[KeyInfo] | None = [] if limit is None and self._cache is not None else None
@@ -184,10 +187,13 @@ class CloudflareStore(Store):
         if kept is not None and self._cache is not None:
             self._cache[prefix] = kept
 
-    def _latest(self, info: KeyInfo) -> KeyInfo:
-        """The listed key, or what this process has seen of it already if that is newer."""
+    def _latest(self, info: KeyInfo, soon: str) -> KeyInfo:
+        """The listed key, or what this process has seen of it already if that is newer.
+
+        A revision later than ``soon`` is nobody's: were it remembered, nothing would ever be newer.
+        """
         revision = revision_of(info.metadata)
-        if not revision:
+        if not revision or revision > soon:
             return info
         known, text, _ = self._seen.get(info.key, ("", "", 0.0))
         if self._believed(known) > revision:

@@ -73,7 +73,7 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
     # What is there before (coverage brings sqlite3) is not ours.
     code = (
         "import sys, invoke; before = set(sys.modules); import nimbus_tasks;"
-        "print(sorted({'requests', 'urllib3', 'tqdm', 'colorama', 'sqlite3'}"
+        "print(sorted({'requests', 'urllib3', 'tqdm', 'colorama', 'sqlite3', 'jinja2'}"
         " & (set(sys.modules) - before)))"
     )
     ran = subprocess.run(
@@ -147,7 +147,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_a_task_is_at_the_end_of_its_module_after_what_it_does() -> None:
     """Plain functions first, the ``@command`` after them: that is how a module is read."""
-    for path in [PACKAGE / "init.py", PACKAGE / "doctor.py", *sorted(modules("batch"))]:
+    for path in [PACKAGE / "init.py", PACKAGE / "doctor.py", *(PACKAGE / "batch").glob("*.py")]:
         functions = [
             node
             for node in ast.parse(path.read_text(encoding="utf-8")).body

@@ -1,0 +1,39 @@
+"""The report as CSV (RFC 4180), for spreadsheets: a header row, then a page a row."""
+
+from __future__ import annotations
+
+import csv
+from typing import TextIO
+
+from nimbus_tasks.batch.report.rows import FIELDS, Row
+
+#: A cell of Excel takes no more; the JSON has all of it.
+_MOST_IN_A_CELL = 32_000
+#: What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+class CsvReport:
+    """Written row by row; Excel knows it for UTF-8 by the mark at its beginning."""
+
+    def __init__(self, file: TextIO) -> None:
+        file.write("\ufeff")
+        self._writer = csv.writer(file)
+        self._writer.writerow(FIELDS)
+
+    def add(self, row: Row) -> None:
+        """Write the next page."""
+        self._writer.writerow([_cell(row.get(name)) for name in FIELDS])
+
+    def finish(self) -> None:
+        """There is nothing behind the last page."""
+
+
+def _cell(value: object) -> object:
+    """The value; a text so that it stays one: no formula, no NUL, no more than fits."""
+    if not isinstance(value, str):
+        return value
+    text = value[:_MOST_IN_A_CELL].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if len(value) > _MOST_IN_A_CELL:
+        text += "…"
+    return "'" + text if text.startswith(_FORMULA) else text

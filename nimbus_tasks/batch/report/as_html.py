@@ -182,7 +182,8 @@ def _group(group: FailureGroup, failed: int) -> dict[str, Any]:
     examples = [row for _, row in group.examples[:_EXAMPLES_SHOWN]]
     return {
         "code": shown(group.code, CODE_SHOWN),
-        "message": shown(group.message, ERROR_SHOWN),
+        # Of a single page there is nothing that varies.
+        "message": shown(examples[0]["error"] if group.count == 1 else group.message, ERROR_SHOWN),
         "count": group.count,
         "bar": charts.share_bar(group.count / failed if failed else 0),
         "is_rest": group.is_rest,

@@ -2,7 +2,7 @@
 // The full table of pages, and buttons that copy. Without this, the file shows all but those.
 // Texts reach the page as text nodes only: nothing in here makes HTML out of a string.
 (() => {
-  const ROWS_A_PAGE = 100;
+  const ROWS_A_PAGE = 50;
   const MOST_CODES = 100;
   const $ = (id) => document.getElementById(id);
   const STATES = [...$("state").options].map((option) => option.value).filter(Boolean);
@@ -18,6 +18,7 @@
   ];
   let rows = [];
   let found = [];
+  let isOneDay = true;
   let view = { q: "", state: "", code: "", sort: "", page: 1 };
 
   // The other half of packed.py: a line is a chunk of rows, with a list a column.
@@ -70,7 +71,9 @@
   }
 
   const count = (number) => number.toLocaleString("en");
-  const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const iso = (seconds) => new Date(seconds * 1000).toISOString();
+  // Of a batch of one day the day is said above.
+  const clock = (seconds) => iso(seconds).slice(isOneDay ? 11 : 0, 19).replace("T", " ");
 
   function rowElement(row) {
     const made = element("tr");
@@ -187,7 +190,7 @@
       const head = element("th", "", isNumber ? "number" : "");
       head.scope = "col";
       head.dataset.column = name;
-      const button = element("button", name);
+      const button = element("button", name === "ended" ? "ended, UTC" : name);
       button.type = "button";
       button.addEventListener("click", () => {
         const isUp = view.sort === name || (name === "page" && !view.sort);
@@ -210,6 +213,7 @@
       row.at = at;
       row.text = `${row.name} ${row.code} ${row.error}`.toLowerCase();
     });
+    isOneDay = new Set(rows.map((row) => row.ended && Math.floor(row.ended / 86400)).filter(Boolean)).size < 2;
     drawHead();
     offerCodes();
     fromAddress();
@@ -242,7 +246,7 @@
       if (!document.execCommand("copy")) return;
     }
     const label = button.firstChild;
-    label.textContent = "Copied";
+    label.textContent = $("said").textContent = "Copied";
     setTimeout(() => (label.textContent = "Copy"), 2000);
   }
 

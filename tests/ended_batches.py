@@ -1,10 +1,11 @@
-"""Batches that have ended, written straight to the store: a report of 100,000 pages needs no worker."""
+"""Batches that have ended, written straight to the store: for reports without a worker."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
@@ -16,12 +17,12 @@ from nimbus_tasks.kv.store import Store
 
 BATCH_ID = "batch_20261124_085002"
 _START = datetime(2026, 11, 24, 8, 50, 2, tzinfo=timezone.utc)
-_STREETS = "high station church mill park queen victoria green manor kings london north".split()
-_TRADES = "watch-repair clock-service battery-change strap-fitting valuation polishing".split()
+_STREETS = ("high", "station", "church", "mill", "park", "queen", "victoria", "green", "manor")
+_TRADES = ("watch-repair", "clock-service", "battery-change", "strap-fitting", "valuation")
 _TOWNS = [
     first + last
-    for first in "ash brad clif dun eas fal glen hal ips ken lang mar nor ox pen".split()
-    for last in "ford ton ham wick bury ley mouth stead field worth".split()
+    for first in ("ash", "brad", "clif", "dun", "eas", "fal", "glen", "hal", "ips", "ken", "lang")
+    for last in ("ford", "ton", "ham", "wick", "bury", "ley", "mouth", "stead", "field", "worth")
 ]
 
 
@@ -30,7 +31,7 @@ def outcome(number: int, chance: random.Random) -> PageStatus:
     town, street = chance.choice(_TOWNS), chance.choice(_STREETS)
     path = f"dist/{town}/{street}-street/{chance.choice(_TRADES)}-{number}.html"
     ended = to_iso(_START + timedelta(milliseconds=40 * number + chance.randrange(3_000)))
-    common = {
+    common: dict[str, Any] = {
         "batch_id": BATCH_ID,
         "updated": ended,
         "completed": ended,

@@ -18,7 +18,7 @@ from invoke.context import Context
 from nimbus_tasks.batch.metrics import metric_lines
 from nimbus_tasks.batch.report.as_csv import CsvReport
 from nimbus_tasks.batch.report.as_json import JsonReport
-from nimbus_tasks.batch.report.rows import Row, report_rows
+from nimbus_tasks.batch.report.rows import Kept, Row, keeping, report_rows
 from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_STATUS_HELP,
@@ -82,8 +82,8 @@ def write_report(
     now = utc_now()
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
-        pages = list(batches.pages_of(reading, head))
-        view = batches.look_at(pages, head, now)
+        pages: list[Kept] = []
+        view = batches.look_at(keeping(batches.pages_of(reading, head), pages), head, now)
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
             with ExitStack() as files:

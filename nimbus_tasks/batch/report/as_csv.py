@@ -23,17 +23,16 @@ class CsvReport:
 
     def add(self, row: Row) -> None:
         """Write the next page."""
-        self._writer.writerow([_cell(row.get(name)) for name in FIELDS])
+        values = [row.get(name) for name in FIELDS]
+        self._writer.writerow([_text(v) if isinstance(v, str) else v for v in values])
 
     def finish(self) -> None:
         """There is nothing behind the last page."""
 
 
-def _cell(value: object) -> object:
-    """The value; a text so that it stays one: no formula, no NUL, no more than fits."""
-    if not isinstance(value, str):
-        return value
+def _text(value: str) -> str:
+    """The text so that a cell with it stays one: no formula, no NUL, no more than fits."""
     text = value[:_MOST_IN_A_CELL].replace("\0", "\N{REPLACEMENT CHARACTER}")
-    if len(value) > _MOST_IN_A_CELL:
+    if len(value) > _MOST_IN_A_CELL:  # not ours: what we store of an error is shorter
         text += "…"
     return "'" + text if text.startswith(_FORMULA) else text

@@ -22,13 +22,13 @@ class JsonReport:
         for passing in ("pages_per_second", "seconds_left"):
             del head[passing]
         self._file = file
+        self._encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
         self._separator = "\n    "
         file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + ',\n  "pages": [')
 
     def add(self, row: Row) -> None:
         """Write the next page."""
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        self._file.write(self._separator + line)
+        self._file.write(self._separator + self._encode(row))
         self._separator = ",\n    "
 
     def finish(self) -> None:

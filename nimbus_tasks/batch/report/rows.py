@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from sys import intern
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
@@ -21,13 +22,58 @@ FIELDS = (
     "attempts", "duration_ms", "log_entries", "superseded_by",
 )  # fmt: skip
 _PAGES_A_READ = 500
+_NEVER_SENT = {"status": "uploaded"}
 
 
-def report_rows(store: KeyValues, head: BatchHead, pages: Sequence[PageInfo]) -> Iterator[Row]:
+class Kept(NamedTuple):
+    """What a row needs of a page's listing; in the order of names. All pages of a batch are in
+    memory at once to be sorted: as tuples of this they take half of what their listing does."""
+
+    name: str
+    page_id: str
+    path: str | None
+    status: str
+    uploaded: str | None
+    completed: str | None
+    changes: int | None
+    confidence: float | None
+    error: str | None
+    code: str | None
+    attempts: int
+    duration_ms: int | None
+    superseded_by: str | None
+
+
+def keeping(pages: Iterable[PageInfo], kept: list[Kept]) -> Iterator[PageInfo]:
+    """The same pages, of each of which ``kept`` gets what its row needs."""
+    for page in pages:
+        get = page.status.get
+        kept.append(
+            Kept(
+                page.name,
+                page.page_id,
+                get("path"),
+                intern(page.status["status"]),
+                get("uploaded"),
+                get("completed"),
+                get("changes"),
+                get("confidence"),
+                get("error"),
+                get("code"),
+                get("attempts", 0),
+                get("duration_ms"),
+                get("superseded_by"),
+            )
+        )
+        yield page
+
+
+def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[Row]:
     """One object a page, in the order of their paths: ``pages`` are those of the batch that have a
-    status, in any order; those that it only lists come last."""
+    status, and are sorted here; those that it only lists come last."""
     logged = log_counts(store, head.project_id)
-    remaining = iter(sorted(pages, key=lambda page: (page.name, page.page_id)))
+    pages.sort()
+    remaining = iter(pages)
     while chunk := list(islice(remaining, _PAGES_A_READ)):
         whole = _whole_records(store, head, chunk)
         for page in chunk:
@@ -35,21 +81,21 @@ def report_rows(store: KeyValues, head: BatchHead, pages: Sequence[PageInfo]) ->
     if len(pages) < head.page_count:
         there = {page.page_id for page in pages}
         listed = batches.load(store, head.project_id, head.batch_id).pages
-        for page_id in sorted(listed.keys() - there):
-            yield _row(PageInfo(page_id, {"status": "uploaded"}), None, 0)
+        never_sent = (PageInfo(page_id, _NEVER_SENT) for page_id in sorted(listed.keys() - there))
+        rest: list[Kept] = []
+        for _ in keeping(never_sent, rest):
+            yield _row(rest.pop(), None, 0)
 
 
-def _whole_records(
-    store: KeyValues, head: BatchHead, pages: list[PageInfo]
-) -> dict[str, PageStatus]:
+def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict[str, PageStatus]:
     """The records of pages of which the listing has the beginning only: of an error, or a path."""
     project_id = head.project_id
     keys = {
         superseded_key(project_id, head.batch_id, page.page_id)
-        if page.status.get("superseded_by")
+        if page.superseded_by
         else status_key(project_id, page.page_id): page.page_id
         for page in pages
-        if page.status["status"] == "failed" or page.name.endswith("…")
+        if page.status == "failed" or page.name.endswith("…")
     }
     found = {}
     for key, entry in store.get_many(keys).items():
@@ -59,24 +105,25 @@ def _whole_records(
     return found
 
 
-def _row(page: PageInfo, whole: PageStatus | None, log_entries: int) -> Row:
-    status = page.status
-    long = status if whole is None else vars(whole)
-    return {
+def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:
+    texts = page if whole is None else whole
+    row = {
         "page_id": page.page_id,
-        "path": _text(long.get("path")),
-        "status": status["status"],
-        "uploaded": status.get("uploaded"),
-        "completed": status.get("completed"),
-        "changes": status.get("changes"),
-        "confidence": status.get("confidence"),
-        "error": _text(long.get("error")),
-        "code": _text(long.get("code")),
-        "attempts": status.get("attempts", 0),
-        "duration_ms": status.get("duration_ms"),
+        "path": _text(texts.path),
+        "status": page.status,
+        "uploaded": page.uploaded,
+        "completed": page.completed,
+        "changes": page.changes,
+        "confidence": page.confidence,
+        "error": _text(texts.error),
+        "code": _text(texts.code),
+        "attempts": page.attempts,
+        "duration_ms": page.duration_ms,
         "log_entries": log_entries,
-        **({"superseded_by": by} if (by := status.get("superseded_by")) else {}),
     }
+    if page.superseded_by:
+        row["superseded_by"] = page.superseded_by
+    return row
 
 
 def _text(text: str | None) -> str | None:

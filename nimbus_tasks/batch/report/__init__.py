@@ -87,8 +87,9 @@ def write_report(
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
             with ExitStack() as files:
+                made = _Making(project, view, to_iso(now), options or {})
                 forms = [
-                    _form(name, files.enter_context(atomic_file(path)), project, view, options)
+                    made.form(name, files.enter_context(atomic_file(path)))
                     for name, path in paths.items()
                 ]
                 for row in report_rows(reading, head, pages):
@@ -101,17 +102,24 @@ def write_report(
     return Report(paths, view)
 
 
-def _form(
-    name: str, file: TextIO, project: Project, view: BatchView, options: Mapping[str, Any] | None
-) -> _Form:
-    generated = to_iso(utc_now())
-    if name == "json":
-        return JsonReport(file, view, generated)
-    if name == "csv":
-        return CsvReport(file)
-    from nimbus_tasks.batch.report.as_html import HtmlReport
+@dataclass(frozen=True)
+class _Making:
+    """What the files say alike, each in its form."""
 
-    return HtmlReport(file, project, view, generated, options or {})
+    project: Project
+    view: BatchView
+    generated: str
+    options: Mapping[str, Any]
+
+    def form(self, name: str, file: TextIO) -> _Form:
+        """The form of that name, which writes to ``file``."""
+        if name == "json":
+            return JsonReport(file, self.view, self.generated)
+        if name == "csv":
+            return CsvReport(file)
+        from nimbus_tasks.batch.report.as_html import HtmlReport
+
+        return HtmlReport(file, self.project, self.view, self.generated, self.options)
 
 
 @command(

@@ -40,7 +40,7 @@ def throughput(done_at: Sequence[float], failed_at: Sequence[float], start: floa
     first, last = min(moments), max(moments)
     # A start long before the first ending, or after it, is of another clock or another attempt.
     begin = start if start is not None and start <= first else first
-    step = nice_step((last - begin) / _BARS) or 1.0
+    step = time_step((last - begin) / _BARS) or 1.0
     count = floor((last - begin) / step) + 1
     done, failed = (_counts(at, begin, step, count) for at in (done_at, failed_at))
     peak = max(map(sum, zip(done, failed, strict=True)))
@@ -155,6 +155,14 @@ def nice_step(about: float, *, least: float = 0.0) -> float:
         return 0.0
     power = 10.0 ** floor(log10(about))
     return next((m * power for m in (1, 2, 5) if m * power >= about * 0.999_999), 10 * power)
+
+
+def time_step(about: float) -> float:
+    """The next span that a clock knows; the next nice number of seconds, or days, beyond them."""
+    known = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+    if about <= 10:
+        return nice_step(about)
+    return next((float(span) for span in known if span >= about), 86400 * nice_step(about / 86400))
 
 
 def _counts(values: Iterable[float], begin: float, step: float, count: int) -> list[int]:

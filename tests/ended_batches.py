@@ -72,9 +72,10 @@ def outcomes(count: int) -> Iterator[PageStatus]:
 
 def write_html(path: Path, project: Project, statuses: Iterable[PageStatus]) -> None:
     """The HTML report of such a batch without a store, in a moment for 100,000 pages."""
-    tally, rows = Tally(0), []
+    tally = Tally(0)
+    rows: list[dict[str, Any]] = []
     for status in statuses:
-        row = {name: getattr(status, name, None) for name in FIELDS[:-1]}
+        row: dict[str, Any] = {name: getattr(status, name, None) for name in FIELDS[:-1]}
         row |= {"page_id": page_id_for("proj", status.path or ""), "status": status.state}
         row["log_entries"] = 1
         tally.add({**row, "started": status.started, "updated": status.updated})

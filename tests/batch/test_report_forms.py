@@ -161,7 +161,7 @@ def test_the_html_asks_for_nothing_and_names_no_place(project: Project, store: S
     assert re.findall(r"(?:src|href|action|url)\s*[=(]\s*[\"'](?!#)[^\s>]+", text) == []
     assert "http" not in text.replace("http-equiv", "")
     assert str(project.root) not in text
-    assert "default-src 'none'" in text
+    assert "default-src &#39;none&#39;" in text
 
 
 def test_the_html_says_with_which_settings(project: Project, store: Store) -> None:

@@ -147,7 +147,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_a_task_is_at_the_end_of_its_module_after_what_it_does() -> None:
     """Plain functions first, the ``@command`` after them: that is how a module is read."""
-    for path in [PACKAGE / "init.py", PACKAGE / "doctor.py", *(PACKAGE / "batch").glob("*.py")]:
+    for path in [
+        PACKAGE / "init.py",
+        PACKAGE / "doctor.py",
+        *sorted((PACKAGE / "batch").glob("*.py")),
+    ]:
         functions = [
             node
             for node in ast.parse(path.read_text(encoding="utf-8")).body

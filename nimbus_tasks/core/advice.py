@@ -122,6 +122,8 @@ def _after_failures(
 
 def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tuple[str, ...]:
     """The option that picks the one code of ``chosen``, if no other group shares it; or nothing."""
+    if not chosen:
+        return ()
     code = chosen[0].code
     is_one = all(group.code == code and not group.is_rest for group in chosen)
     is_alone = all(group in chosen for group in among if group.code == code)

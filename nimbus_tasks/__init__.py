@@ -10,29 +10,27 @@ In a project's ``tasks.py``::
 
 from invoke.collection import Collection
 
-from nimbus_tasks import doctor, init, upload, worker
-from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
-from nimbus_tasks.batch import list as list_
 from nimbus_tasks.command import Namespace
+from nimbus_tasks.lazy import lazy_task
 
 __all__ = ["nimbus"]
 
 nimbus = Namespace(
     "nimbus",
-    init.init,
-    doctor.doctor,
-    upload.upload,
-    worker.worker,
+    lazy_task("init"),
+    lazy_task("doctor"),
+    lazy_task("upload"),
+    lazy_task("worker"),
     Collection(
         "batch",
-        list_.list_,
-        status.status,
-        monitor.monitor,
-        wait.wait,
-        report.report,
-        metrics.metrics,
-        retry.retry,
-        cancel.cancel,
-        verify.verify,
+        lazy_task("batch.list"),
+        lazy_task("batch.status"),
+        lazy_task("batch.monitor"),
+        lazy_task("batch.wait"),
+        lazy_task("batch.report"),
+        lazy_task("batch.metrics"),
+        lazy_task("batch.retry"),
+        lazy_task("batch.cancel"),
+        lazy_task("batch.verify"),
     ),
 )

@@ -135,7 +135,7 @@ def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
         failed = found.get(page_id) or PageStatus("failed", head.batch_id, "")
         # A microsecond apart, so that they are claimed in this order.
         moment = to_iso(start + timedelta(microseconds=number))
-        queued[page_id] = replace(failed.as_queued(RETRY_PRIORITY, moment), lapses=0)
+        queued[page_id] = failed.as_queued(RETRY_PRIORITY, moment).changed(lapses=0)
     # An upload that is under way stays one: its missing pages must not be forgotten.
     intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
     batch = batches.load(tx, head.project_id, head.batch_id)

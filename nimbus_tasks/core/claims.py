@@ -23,7 +23,7 @@ from nimbus_tasks.core.keys import (
 )
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
-from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries
+from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError
@@ -35,11 +35,16 @@ MAX_LAPSES = 3
 
 @dataclass(frozen=True)
 class Claim:
-    """A page that is ours until the lease ends. ``page`` is its record, if there is one."""
+    """A page that is ours until the lease ends.
+
+    ``page`` is its record, if there is one; ``stored`` is the status as the claim wrote it: a
+    record that still is that text need not be read again.
+    """
 
     page_id: str
     status: PageStatus
     page: Entry | None
+    stored: str = ""
 
     @property
     def attempt(self) -> int:
@@ -113,20 +118,22 @@ def claim_pages(
         items = [key for key in items if key not in left]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
         changed: dict[str, PageStatus] = {}
+        moment, lease = to_iso(now), iso_after(lease_seconds, start=now)
         for key in items:
             page_id = last_part(key)
             status = changed.get(page_id) or statuses.get(page_id)
             if status is None or not _is_meant(key, status, project_id, page_id):
                 continue
             if status.batch_id in cancelled:
-                changed[page_id] = status.as_cancelled(to_iso(now))
+                changed[page_id] = status.as_cancelled(moment)
             else:
-                changed[page_id] = _claimed(status, lease_seconds, now)
+                changed[page_id] = _claimed(status, lease, moment)
         tx.delete_many(items)
-        tx.put_many(status_entries(project_id, changed))
+        entries = status_entries(project_id, changed)
+        tx.put_many(entries)
         claims += [
-            Claim(page_id, status, pages.get(page_id))
-            for page_id, status in changed.items()
+            Claim(page_id, status, pages.get(page_id), entry.value)
+            for (page_id, status), entry in zip(changed.items(), entries, strict=True)
             if status.state == "processing"
         ]
     return claims
@@ -159,7 +166,8 @@ def finish_pages(
 
     Returns what was written, with ``try_again`` as it came to be, and what was refused.
     """
-    current = read_statuses(tx, project_id, [outcome.claim.page_id for outcome in outcomes])
+    current = _current_statuses(tx, project_id, [outcome.claim for outcome in outcomes])
+    moment = to_iso(now)
     counted: list[Outcome] = []
     refused: list[Outcome] = []
     written: dict[str, PageStatus] = {}
@@ -179,11 +187,11 @@ def finish_pages(
         again = outcome.try_again and status.batch_id not in cancelled
         counted.append(outcome if again == outcome.try_again else replace(outcome, try_again=again))
         if again:
-            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, to_iso(now))
+            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
             continue
-        written[page_id] = _ended(status, outcome, now)
+        written[page_id] = _ended(status, outcome, moment)
         if outcome.page_value is not None and outcome.claim.page is not None:
             entries.append(outcome.claim.page._replace(value=outcome.page_value))
     tx.put_many(entries)
@@ -208,8 +216,7 @@ def renew_claims(
         if status is None or not _holds(claim, status):
             lost.append(page_id)
             continue
-        renewed[page_id] = replace(
-            status,
+        renewed[page_id] = status.changed(
             updated=to_iso(now),
             lease=iso_after(lease_seconds, start=now),
             step=step,
@@ -226,7 +233,7 @@ def release_claims(
     held = {claim.page_id: claim for claim in claims}
     current = read_statuses(tx, project_id, held)
     ours = {
-        page_id: replace(status, attempts=status.attempts - 1)
+        page_id: status.changed(attempts=status.attempts - 1)
         for page_id, status in current.items()
         if _holds(held[page_id], status)
     }
@@ -253,7 +260,7 @@ def take_up_lapsed(
     """
     moment = to_iso(now)
     lapsed = {
-        page_id: replace(status, lapses=status.lapses + 1)
+        page_id: status.changed(lapses=status.lapses + 1)
         for page_id, status in read_statuses(tx, project_id, page_ids).items()
         if status.lapsed(moment)
     }
@@ -306,15 +313,28 @@ def _holds(claim: Claim, status: PageStatus) -> bool:
     return status.state == "processing" and status.claim == claim.status.claim
 
 
-def _claimed(status: PageStatus, lease_seconds: float, now: datetime) -> PageStatus:
-    return replace(
-        status,
+def _current_statuses(
+    tx: KeyValues, project_id: str, claims: Sequence[Claim]
+) -> dict[str, PageStatus]:
+    """The statuses of claimed pages as they are now, those that can be read."""
+    claimed = {status_key(project_id, claim.page_id): claim for claim in claims}
+    found = {}
+    for key, entry in tx.get_many(claimed).items():
+        claim = claimed[key]
+        status = claim.status if entry.value == claim.stored else status_or_none(entry)
+        if status is not None:
+            found[claim.page_id] = status
+    return found
+
+
+def _claimed(status: PageStatus, lease: str, moment: str) -> PageStatus:
+    return status.changed(
         state="processing",
-        updated=to_iso(now),
+        updated=moment,
         attempts=status.attempts + 1,
         claim=secrets.token_hex(8),
-        lease=iso_after(lease_seconds, start=now),
-        started=to_iso(now),
+        lease=lease,
+        started=moment,
         step=None,
         progress=0,
     )
@@ -328,13 +348,12 @@ def _is_written(outcome: Outcome, status: PageStatus) -> bool:
     return ended == (state, claim.attempts, outcome.completed, claim.batch_id)
 
 
-def _ended(status: PageStatus, outcome: Outcome, now: datetime) -> PageStatus:
-    return replace(
-        status,
+def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
+    return status.changed(
         state="failed" if outcome.error is not None else "done",
         # Not when it was completed: a lease may have been renewed since, and no record is ever
         # followed by one that says to be older.
-        updated=to_iso(now),
+        updated=moment,
         claim=None,
         lease=None,
         lapses=0,
@@ -361,7 +380,7 @@ def _put_back(
             continue
         queued_at = status.queued_at or to_iso(now)
         queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, queued_at)
-        back[page_id] = replace(queued, updated=to_iso(now))
+        back[page_id] = queued.changed(updated=to_iso(now))
         items.append(queue_entry(project_id, page_id, back[page_id]))
     tx.put_many(status_entries(project_id, back))
     tx.put_many(items)
@@ -369,8 +388,7 @@ def _put_back(
 
 def _lost(status: PageStatus, moment: str) -> PageStatus:
     message = f"{MAX_LAPSES} workers vanished while they had this page"
-    return replace(
-        status,
+    return status.changed(
         state="failed",
         updated=moment,
         claim=None,

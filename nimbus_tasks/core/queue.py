@@ -7,7 +7,6 @@ item too many is passed over by whoever claims, and one that is missing is made 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -84,7 +83,7 @@ def put_in_queue(tx: KeyValues, project_id: str, pages: Mapping[str, PageStatus]
     queued = {}
     for page_id, status in pages.items():
         priority, queued_at = status.priority or NEW_PAGE_PRIORITY, status.queued_at or now
-        queued[page_id] = replace(status.as_queued(priority, queued_at), updated=now)
+        queued[page_id] = status.as_queued(priority, queued_at).changed(updated=now)
     tx.put_many(status_entries(project_id, queued))
     tx.put_many(queue_entry(project_id, page_id, one) for page_id, one in queued.items())
 

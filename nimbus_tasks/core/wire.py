@@ -13,9 +13,14 @@ class UnreadableRecordError(ValueError):
     """A stored value that is no JSON object: somebody else wrote it, or it is damaged."""
 
 
+#: One each for all records: ``json.dumps`` with options, and ``json.loads`` with hooks, make one
+#: anew at every call, which costs as much as the record.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def dump_json(value: object) -> str:
     """JSON as the records hold it: compact, no NaN, text as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 #: Whole numbers beyond it are not exact in JavaScript, nor in a float.
@@ -30,8 +35,8 @@ def strict_loads(text: str) -> object:
     """What JSON ``text`` holds. Raises :class:`NoJsonError`, also for NaN, for numbers beyond a
     float or of thousands of digits, for half surrogate pairs and for nesting without end."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\ud" in text or "\\uD" in text:
+        value: object = _DECODER.decode(text)
+        if "\\u" in text and ("\\ud" in text or "\\uD" in text):
             # Half a pair passes the parser; writing it out as UTF-8 finds it.
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -57,6 +62,9 @@ def _finite(digits: str) -> float:
     if not isfinite(number):
         raise NoJsonError(f"holds the number {digits[:20]}, which is too large")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def load_object(entry: Entry) -> dict[str, Any]:

@@ -37,6 +37,8 @@ LOCK_TIMEOUT_SECONDS = 60.0
 _KEYS_A_QUERY = 500
 #: Rows whose metadata is parsed in one go: one call of the JSON parser costs more than a row.
 _ROWS_A_PARSE = 500
+#: Rows that are written in one go; values may be large, so not more are held.
+_ROWS_A_WRITE = 100
 
 _SCHEMA = """
 CREATE TABLE keys (key TEXT PRIMARY KEY NOT NULL, metadata TEXT) WITHOUT ROWID;
@@ -81,24 +83,28 @@ class SqliteStore(Store):
                     f" WHERE key IN ({marks})",
                     chunk,
                 )
-                for key, value, metadata in rows:
-                    found[key] = Entry(key, value, _load(metadata))
+                some = rows.fetchall()
+                loaded = _load_many([metadata for _, _, metadata in some])
+                for (key, value, _), metadata in zip(some, loaded, strict=True):
+                    found[key] = Entry(key, value, metadata)
         return found
 
     def put_many(self, entries: Iterable[Entry]) -> None:
         with self.transaction(), self._translated():
-            for key, value, metadata in entries:
-                small = None if metadata is None else _dump(metadata)
-                _check_limits(key, value, small)
-                self._db.execute(
+            remaining = iter(entries)
+            while chunk := list(islice(remaining, _ROWS_A_WRITE)):
+                small = [(key, None if data is None else _dump(data)) for key, _, data in chunk]
+                for (key, value, _), (_, metadata) in zip(chunk, small, strict=True):
+                    _check_limits(key, value, metadata)
+                self._db.executemany(
                     "INSERT INTO keys VALUES (?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET metadata = excluded.metadata",
-                    (key, small),
+                    small,
                 )
-                self._db.execute(
+                self._db.executemany(
                     "INSERT INTO vals VALUES (?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, value),
+                    ((key, value) for key, value, _ in chunk),
                 )
 
     def delete_many(self, keys: Iterable[str]) -> None:
@@ -212,6 +218,10 @@ class SqliteStore(Store):
         # the three milliseconds of a sync are paid some twenty times a second at the most.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
+        # A worker's statuses lie all over the table: what is written again and again is kept
+        # in memory, and copied from the log to the file once, not at every commit.
+        self._db.execute("PRAGMA cache_size = -16384")
+        self._db.execute("PRAGMA wal_autocheckpoint = 8000")
 
     def _stamp(self) -> tuple[int, int]:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -308,7 +318,11 @@ _METADATA_TYPES = {dict, type(None)}
 
 
 def _dump(metadata: Metadata) -> str:
-    return json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(metadata)
+
+
+#: ASCII only, so that characters are bytes; made once, not at every call.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _after_prefix(prefix: str) -> str | None:

@@ -312,7 +312,7 @@ def _put_pages(
             if old.batch_id not in ("", batch_id):
                 taken_from[old.batch_id] += 1
                 superseded.append(_superseded(project_id, page_id, old, batch_id))
-            status = replace(status, extra=old.extra)
+            status = status.changed(extra=old.extra)
         new_statuses.append(status.entry(status_key(project_id, page_id)))
         queue.append(queue_entry(project_id, page_id, status))
     tx.delete_many(obsolete)
@@ -327,7 +327,7 @@ def _superseded(project_id: str, page_id: str, old: PageStatus, batch_id: str) -
     """What the older batch keeps of a page: how it ended there, or that it did not."""
     if old.state not in TERMINAL_PAGE_STATES:
         old = old.as_cancelled(now_iso())
-    kept = replace(old, superseded_by=batch_id)
+    kept = old.changed(superseded_by=batch_id)
     return kept.entry(superseded_key(project_id, old.batch_id, page_id))
 
 

@@ -25,6 +25,7 @@ class WorkerDisplay(ProgressBar):
         self._total = self._ended = self._failed = 0
         self._last_line = time.monotonic()
         self._reason = ""
+        self._shows_bar = sys.stderr.isatty()
 
     def page_ended(self, outcome: Outcome) -> None:
         """Show it, and its error if it has one."""
@@ -65,7 +66,7 @@ class WorkerDisplay(ProgressBar):
             )
 
     def _line(self) -> None:
-        if sys.stderr.isatty() or time.monotonic() - self._last_line < self.LINE_SECONDS:
+        if self._shows_bar or time.monotonic() - self._last_line < self.LINE_SECONDS:
             return
         self._last_line = time.monotonic()
         self.write(f"{self._ended:,} of {self._total:,} pages, {self._failed:,} failed")

@@ -353,7 +353,8 @@ class Histories(RuleBasedStateMachine):
                 name = head.batch_id
                 self.attempt(partial(upload, self.project, self.store, self.folder, batch=name))
         self.clock.seconds += 3600  # a lease of a clock that was set back since is that far away
-        for _ in range(4):
+        # Of pages that may be what makes workers vanish, one is claimed at a time.
+        for _ in range(4 + len(PAGES)):
             self.clock.seconds += 10 * LEASE
             self.take_up()
             self.attempt(self.put_back)

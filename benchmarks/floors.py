@@ -1,0 +1,123 @@
+"""The floors: the least that must happen for an operation, without records, checks or progress.
+
+Each runs as a process of its own, ``python -m benchmarks.floors NAME ARGUMENTS``, so that it is
+measured as the operation is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+
+def nothing() -> None:
+    """Python itself."""
+
+
+def send(maps: str, database: str) -> None:
+    """Read, parse and hash every file, and write the same bytes in one transaction."""
+    Path(database).unlink(missing_ok=True)
+    with closing(sqlite3.connect(database, isolation_level=None)) as db:
+        _prepare(db, "FULL")
+        db.execute("BEGIN IMMEDIATE")
+        for path in sorted(Path(maps).rglob("*.json")):
+            data = path.read_bytes()
+            json.loads(data)
+            digest = hashlib.sha256(data).hexdigest()
+            db.execute("INSERT INTO pages VALUES (?, ?, ?)", (path.name, data.decode(), digest))
+        db.execute("COMMIT")
+
+
+def hash_files(maps: str) -> None:
+    """Read, parse and hash every file."""
+    for path in sorted(Path(maps).rglob("*.json")):
+        data = path.read_bytes()
+        json.loads(data)
+        hashlib.sha256(data).hexdigest()
+
+
+def scan(store: str) -> None:
+    """One listing of the pages' statuses, with metadata."""
+    with closing(sqlite3.connect(store)) as db:
+        print(sum(1 for _ in _listing(db)))
+
+
+def report(store: str, to: str) -> None:
+    """Read the same records and write the same JSON: a listing, and an object a page."""
+    with closing(sqlite3.connect(store)) as db, Path(to).open("w", encoding="utf-8") as file:
+        for key, metadata in _listing(db):
+            file.write(json.dumps({"page_id": key, **metadata}, ensure_ascii=False) + ",\n")
+
+
+def write(database: str, rows: str) -> None:
+    """One transaction of as many small rows."""
+    Path(database).unlink(missing_ok=True)
+    with closing(sqlite3.connect(database, isolation_level=None)) as db:
+        _prepare(db, "FULL")
+        db.execute("BEGIN IMMEDIATE")
+        for number in range(int(rows)):
+            db.execute(
+                "INSERT INTO pages VALUES (?, ?, ?)", (f"{number:09d}", "x" * 400, "y" * 250)
+            )
+        db.execute("COMMIT")
+
+
+def pool(database: str, pages: str, threads: str, wait: str) -> None:
+    """A bare thread pool: every page waits so many seconds and writes one row, committed alone."""
+    Path(database).unlink(missing_ok=True)
+    lock, seconds = threading.Lock(), float(wait)
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    with closing(connection) as db, ThreadPoolExecutor(int(threads)) as executor:
+        _prepare(db, "NORMAL")
+
+        def work(number: int) -> None:
+            if seconds:
+                time.sleep(seconds)
+            with lock:
+                db.execute("INSERT INTO pages VALUES (?, 'done', '')", (f"{number:09d}",))
+
+        begun = time.perf_counter()
+        list(executor.map(work, range(int(pages))))
+        print(time.perf_counter() - begun)
+
+
+def round_trips(prefix: str, count: str, pause: str) -> None:
+    """Requests that follow one another, and the pause that must lie between two of them."""
+    import requests
+
+    with requests.Session() as session:
+        for _ in range(int(count)):
+            session.get(f"{prefix}/storage/kv/namespaces", timeout=60).content  # noqa: B018
+    time.sleep(float(pause))
+
+
+def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute("CREATE TABLE pages (key TEXT PRIMARY KEY, value TEXT, metadata TEXT)")
+
+
+def _listing(db: sqlite3.Connection) -> Iterator[tuple[str, dict[str, object]]]:
+    rows = db.execute(
+        "SELECT key, metadata FROM keys WHERE key >= 'status:' AND key < 'status;' ORDER BY key"
+    )
+    # Parsed in groups: a call of the parser a row takes longer than the row.
+    while some := list(islice(rows, 500)):
+        yield from zip(
+            [key for key, _ in some],
+            json.loads(f"[{','.join(metadata for _, metadata in some)}]"),
+            strict=True,
+        )
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -129,6 +129,8 @@ TASKS: dict[str, tuple[str, str, str, str, bool, tuple[tuple[str, object, str], 
         False,
         (
             ('batch', None, "a batch id, an unambiguous end of one, or 'latest' (default: latest)"),
+            ('format', None, 'what to write: json, html, csv, or several with commas (default: json)'),
+            ('open', False, 'open the HTML in the browser; writes it too'),
             ('exit_status', False, 'exit 3 if pages failed, 7 if the batch was cancelled'),
             ('json', False, 'print the report itself on stdout, and nothing else there'),
         ),

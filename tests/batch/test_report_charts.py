@@ -43,6 +43,8 @@ def test_throughput_stacks_failed_on_done() -> None:
 def test_a_batch_that_took_no_time_has_one_bar() -> None:
     chart = charts.throughput([MOMENT] * 4, [], MOMENT)
     assert (len(bars(chart)), total(chart)) == (1, 4)
+    assert chart.ticks == ("start", "4.0 s", "8.0 s")  # and room for seven more
+    assert ElementTree.fromstring(chart.svg).attrib["viewBox"] == "0 0 8 100"
 
 
 def test_a_start_after_the_first_ending_is_of_another_clock() -> None:

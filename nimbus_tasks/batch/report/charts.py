@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from math import floor, log10
 
 from nimbus_tasks.core.lifecycle import percentile
 from nimbus_tasks.ui.figures import duration, milliseconds, pages
 
 #: About as many bars as can be told apart on a telephone.
 _BARS = 48
+#: Fewer would be blocks rather than bars.
+_LEAST_BARS = 8
 _HEIGHT = 100
 
 
@@ -41,7 +43,7 @@ def throughput(done_at: Sequence[float], failed_at: Sequence[float], start: floa
     # A start long before the first ending, or after it, is of another clock or another attempt.
     begin = start if start is not None and start <= first else first
     step = time_step((last - begin) / _BARS) or 1.0
-    count = floor((last - begin) / step) + 1
+    count = max(_LEAST_BARS, floor((last - begin) / step) + 1)
     done, failed = (_counts(at, begin, step, count) for at in (done_at, failed_at))
     peak = max(map(sum, zip(done, failed, strict=True)))
     spans = [_span(number * step, step) for number in range(count)]
@@ -69,7 +71,7 @@ def durations(values_ms: Iterable[float]) -> Chart:
     ordered = sorted(values_ms)
     half, most, longest = (percentile(ordered, share) for share in (0.5, 0.95, 1))
     step = nice_step(max(percentile(ordered, 0.99), 1) / _BARS * 2, least=1.0)
-    count = floor(percentile(ordered, 0.99) / step) + 1
+    count = max(_LEAST_BARS, floor(percentile(ordered, 0.99) / step) + 1)
     counts = _counts(ordered, 0, step, count)
     spans = [
         f"{milliseconds(number * step)} to {milliseconds((number + 1) * step)}"
@@ -197,6 +199,6 @@ def _bars(series: Sequence[tuple[str, Sequence[int]]], tips: Sequence[str]) -> s
                 )
         drawn.append(f"<g><title>{escape(tip)}</title>{''.join(parts)}</g>")
     return (
-        f'<svg viewBox="0 0 {max(len(columns), 8)} {ceil(_HEIGHT)}" preserveAspectRatio="none"'
+        f'<svg viewBox="0 0 {len(columns)} {_HEIGHT}" preserveAspectRatio="none"'
         f' aria-hidden="true">{"".join(drawn)}</svg>'
     )

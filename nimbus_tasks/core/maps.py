@@ -7,12 +7,13 @@ is checked with the memory of one.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.keys import page_id_for
@@ -84,7 +85,7 @@ def _children(folder: Path) -> list[Path]:
 
 def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
     """Check one file. Raises :class:`RefusedMapError` for one that is no usable map."""
-    text = read_map_text(path, folder)
+    text, digest, size = read_map_text(path, folder)
     try:
         content = strict_loads(text)
     except NoJsonError as error:
@@ -100,13 +101,22 @@ def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
         file=file,
         source_path=source_path,
         page_id=page_id_for(project_id, source_path),
-        sha256=text_sha256(text),
-        size=len(text.encode()),
+        sha256=digest,
+        size=size,
     )
 
 
-def read_map_text(path: Path, folder: Path) -> str:
-    """The JSON text of a map's file, without a byte order mark and outer white space."""
+class MapText(NamedTuple):
+    """The JSON text of a map's file, without a byte order mark and outer white space; the SHA-256
+    in hex that it is recognised by, and its size in bytes."""
+
+    text: str
+    sha256: str
+    size: int
+
+
+def read_map_text(path: Path, folder: Path) -> MapText:
+    """Read a map's file. Raises :class:`RefusedMapError` where it cannot be."""
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise RefusedMapError("is a link that leads out of the folder")
@@ -124,17 +134,13 @@ def read_map_text(path: Path, folder: Path) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise RefusedMapError(f"cannot be read: {reason}") from error
     try:
-        text = raw.decode("utf-8-sig").strip()
+        data = raw.removeprefix(codecs.BOM_UTF8).strip()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise RefusedMapError(f"is not UTF-8 text (byte {error.start})") from error
     if not text:
         raise RefusedMapError("is empty")
-    return text
-
-
-def text_sha256(text: str) -> str:
-    """What a map's content is recognised by: SHA-256 of its text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return MapText(text, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def page_value(content_map: ContentMap, text: str, project_id: str, batch_id: str, now: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -36,7 +37,7 @@ def strict_loads(text: str) -> object:
     float or of thousands of digits, for half surrogate pairs and for nesting without end."""
     try:
         value: object = _DECODER.decode(text)
-        if "\\u" in text and ("\\ud" in text or "\\uD" in text):
+        if "\\" in text and _SURROGATE.search(text):
             # Half a pair passes the parser; writing it out as UTF-8 finds it.
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -64,6 +65,7 @@ def _finite(digits: str) -> float:
     return number
 
 
+_SURROGATE = re.compile(r"\\u[dD]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 

@@ -41,7 +41,6 @@ from nimbus_tasks.core.maps import (
     page_value,
     read_map,
     read_map_text,
-    text_sha256,
 )
 from nimbus_tasks.core.pages import read_statuses
 from nimbus_tasks.core.progress import Progress, Silent
@@ -252,14 +251,14 @@ def _chunks(
 
 def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, str]:
     path = folder / checked_map.file
-    text = read_map_text(path, folder)
-    if text_sha256(text) == checked_map.sha256:
+    text, digest, _ = read_map_text(path, folder)
+    if digest == checked_map.sha256:
         return checked_map, text
     found = read_map(path, folder, project_id)
     if isinstance(found, Listing) or found.page_id != checked_map.page_id:
         raise RefusedMapError("it names another page now")
-    text = read_map_text(path, folder)
-    if text_sha256(text) != found.sha256:
+    text, digest, _ = read_map_text(path, folder)
+    if digest != found.sha256:
         raise RefusedMapError("somebody is still writing it")
     return found, text
 

@@ -125,7 +125,7 @@ TASKS: dict[str, tuple[str, str, str, str, bool, tuple[tuple[str, object, str], 
         'nimbus_tasks.batch.report',
         'report',
         'report',
-        "Write a batch's report; show its summary.",
+        "Write a batch's report; show its summary.\n\n    Example: invoke nimbus.batch.report --open\n    ",
         False,
         (
             ('batch', None, "a batch id, an unambiguous end of one, or 'latest' (default: latest)"),

@@ -139,7 +139,10 @@ def report(
     exit_status: bool = False,
     json: bool = False,
 ) -> Report:
-    """Write a batch's report; show its summary."""
+    """Write a batch's report; show its summary.
+
+    Example: invoke nimbus.batch.report --open
+    """
     console = Console(json_only=json)
     wanted = [*(setting(c, "report", "format", format) or ["json"])]
     wanted += ["json"] if json else []

@@ -97,10 +97,12 @@ def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict
         for page in pages
         if page.status == "failed" or page.name.endswith("…")
     }
+    listed = {page.page_id: (head.batch_id, page.status) for page in pages}
     found = {}
     for key, entry in store.get_many(keys).items():
         status = status_or_none(entry)
-        if status is not None and status.batch_id == head.batch_id:
+        # Where reads lag, the record may be older than the listing, and says nothing of its error.
+        if status is not None and (status.batch_id, status.state) == listed[keys[key]]:
             found[keys[key]] = status
     return found
 

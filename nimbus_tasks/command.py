@@ -218,6 +218,23 @@ def check_text(value: Any, option: str, *, stored: bool = False) -> str | None:
     return value
 
 
+REPORT_FORMATS = ("json", "html", "csv")
+
+
+def check_formats(value: Any, option: str) -> list[str] | None:
+    """Formats of a report, with commas between them or, in the configuration, as a list. Raises
+    :class:`UsageError`."""
+    if value is None:
+        return None
+    given = value.split(",") if isinstance(value, str) else value
+    names = [str(name).strip().lower() for name in given] if isinstance(given, list) else []
+    if not names or any(name not in REPORT_FORMATS for name in names):
+        raise UsageError(
+            f"{option} takes {', '.join(REPORT_FORMATS)}, or several, not {str(value)[:40]!r}"
+        )
+    return names
+
+
 #: What may be set under ``nimbus:`` in invoke.yaml, or as INVOKE_NIMBUS_…, and how it is checked.
 SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
     "upload": {"folder": check_text},
@@ -230,4 +247,5 @@ SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
         "lease": partial(check_seconds, at_most=LONGEST_LEASE_SECONDS),
     },
     "monitor": {"interval": check_seconds},
+    "report": {"format": check_formats},
 }

@@ -99,21 +99,23 @@ def _after_failures(
     if not transient:
         first = [NextStep("Look at what failed, and mend it", _report(batch_id))]
         again = NextStep(
-            f"When what made {_pages(failed)} fail is mended, queue them again",
+            f"{_pages(failed, 'failed')}: when what made them fail is mended, queue them again",
             _command("batch.retry", batch_id, *_only(retriable, retriable)),
         )
         return [*([] if in_report else first), again, work]
-    why = "These errors come and go: queue their pages again"
     if len(transient) == len(retriable):
         option = _only(transient, retriable)
+        why = "What made them fail looks transient: queue them again"
         return [NextStep(why, _command("batch.retry", batch_id, *option)), work]
-    steps = [
-        NextStep(why, _command("batch.retry", batch_id, *option))
-        for option in dict.fromkeys(_only([group], retriable) for group in transient)
-        if option
-    ]
+    steps = []
+    for code in dict.fromkeys(group.code for group in transient):
+        of_code = [group for group in transient if group.code == code]
+        if option := _only(of_code, retriable):
+            many = sum(group.count - group.superseded for group in of_code)
+            why = f"{_pages(many, 'failed')} from what looks transient: queue them again"
+            steps.append(NextStep(why, _command("batch.retry", batch_id, *option)))
     if not steps:  # they share their code with errors that stay
-        why = "Some of these errors come and go: queue the failed pages again"
+        why = "Some of what made them fail looks transient: queue the failed pages again"
         steps = [NextStep(why, _command("batch.retry", batch_id))]
     return [*steps, work]
 
@@ -137,5 +139,7 @@ def _command(task: str, batch_id: str, *options: str) -> str:
     return " ".join([f"invoke nimbus.{task}", f"--batch={shlex.quote(batch_id)}", *options])
 
 
-def _pages(count: int) -> str:
-    return "1 page is" if count == 1 else f"{count:,} pages are"
+def _pages(count: int, what: str | None = None) -> str:
+    """``1 page is``, ``2 pages are``; or with what they did instead."""
+    verb = what or ("is" if count == 1 else "are")
+    return f"{count:,} page{'' if count == 1 else 's'} {verb}"

@@ -185,10 +185,15 @@ def _superseded(
 
 def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
     """One look at the batch, folded from its pages."""
+    return look_at(pages_of(store, head), head, now)
+
+
+def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchView:
+    """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
     latest_failures: list[tuple[str, str, PageInfo]] = []
-    for page in pages_of(store, head):
+    for page in pages:
         tally.add(page.status)
         state = page.status["status"]
         if state == "processing":

@@ -161,7 +161,9 @@ def normalised(message: str) -> str:
     """``message`` on one line, with placeholders for what differs from page to page: at most its
     first 200 characters, so that one of megabytes costs no more."""
     text = _SPACES.sub(" ", message[:_READ]).strip()
-    return _VARYING.sub(_placeholder, text)[:_SHOWN]
+    varying = _VARYING.sub(_placeholder, text)
+    # A message that is one quoted text, as a KeyError's is, says nothing without it.
+    return (text if varying == "<text>" else varying)[:_SHOWN]
 
 
 def _placeholder(found: re.Match[str]) -> str:

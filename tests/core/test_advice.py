@@ -122,6 +122,12 @@ def test_lasting_errors_want_a_look_first() -> None:
     assert commands("failed", {"failed": 4}, groups=groups, in_report=True) == [again, then]
 
 
+def test_failures_of_which_no_kind_is_known_can_be_queued_again() -> None:
+    assert commands("failed", {"failed": 2}, in_report=True)[0] == (
+        f"invoke nimbus.batch.retry --batch={ID}"
+    )
+
+
 def test_failures_that_a_later_batch_has_taken_over_are_looked_for_there() -> None:
     groups = [group("ValueError", count=2, superseded=2)]
     assert commands("failed", {"failed": 2}, groups=groups) == [

@@ -1,0 +1,135 @@
+"""A report's rows: one object a page, as the JSON file has them and every other form takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from sys import intern
+from typing import Any, NamedTuple
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.batch_records import BatchHead
+from nimbus_tasks.core.keys import status_key, superseded_key
+from nimbus_tasks.core.logs import log_counts
+from nimbus_tasks.core.pages import PageInfo, status_or_none
+from nimbus_tasks.core.records import PageStatus
+from nimbus_tasks.kv.store import KeyValues
+
+Row = Mapping[str, Any]
+#: The fields of a row, in their order; ``superseded_by`` is there where a later batch has the page.
+FIELDS = (
+    "page_id", "path", "status", "uploaded", "completed", "changes", "confidence", "error", "code",
+    "attempts", "duration_ms", "log_entries", "superseded_by",
+)  # fmt: skip
+_PAGES_A_READ = 500
+_NEVER_SENT = {"status": "uploaded"}
+
+
+class Kept(NamedTuple):
+    """What a row needs of a page's listing; in the order of names. All pages of a batch are in
+    memory at once to be sorted: as tuples of this they take half of what their listing does."""
+
+    name: str
+    page_id: str
+    path: str | None
+    status: str
+    uploaded: str | None
+    completed: str | None
+    changes: int | None
+    confidence: float | None
+    error: str | None
+    code: str | None
+    attempts: int
+    duration_ms: int | None
+    superseded_by: str | None
+
+
+def keeping(pages: Iterable[PageInfo], kept: list[Kept]) -> Iterator[PageInfo]:
+    """The same pages, of each of which ``kept`` gets what its row needs."""
+    for page in pages:
+        get = page.status.get
+        kept.append(
+            Kept(
+                page.name,
+                page.page_id,
+                get("path"),
+                intern(page.status["status"]),
+                get("uploaded"),
+                get("completed"),
+                get("changes"),
+                get("confidence"),
+                get("error"),
+                get("code"),
+                get("attempts", 0),
+                get("duration_ms"),
+                get("superseded_by"),
+            )
+        )
+        yield page
+
+
+def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[Row]:
+    """One object a page, in the order of their paths: ``pages`` are those of the batch that have a
+    status, and are sorted here; those that it only lists come last."""
+    logged = log_counts(store, head.project_id)
+    pages.sort()
+    remaining = iter(pages)
+    while chunk := list(islice(remaining, _PAGES_A_READ)):
+        whole = _whole_records(store, head, chunk)
+        for page in chunk:
+            yield _row(page, whole.get(page.page_id), logged.get(page.page_id, 0))
+    if len(pages) < head.page_count:
+        there = {page.page_id for page in pages}
+        listed = batches.load(store, head.project_id, head.batch_id).pages
+        never_sent = (PageInfo(page_id, _NEVER_SENT) for page_id in sorted(listed.keys() - there))
+        rest: list[Kept] = []
+        for _ in keeping(never_sent, rest):
+            yield _row(rest.pop(), None, 0)
+
+
+def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict[str, PageStatus]:
+    """The records of pages of which the listing has the beginning only: of an error, or a path."""
+    project_id = head.project_id
+    keys = {
+        superseded_key(project_id, head.batch_id, page.page_id)
+        if page.superseded_by
+        else status_key(project_id, page.page_id): page.page_id
+        for page in pages
+        if page.status == "failed" or page.name.endswith("…")
+    }
+    listed = {page.page_id: (head.batch_id, page.status) for page in pages}
+    found = {}
+    for key, entry in store.get_many(keys).items():
+        status = status_or_none(entry)
+        # Where reads lag, the record may be older than the listing, and says nothing of its error.
+        if status is not None and (status.batch_id, status.state) == listed[keys[key]]:
+            found[keys[key]] = status
+    return found
+
+
+def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:
+    texts = page if whole is None else whole
+    row = {
+        "page_id": page.page_id,
+        "path": _text(texts.path),
+        "status": page.status,
+        "uploaded": page.uploaded,
+        "completed": page.completed,
+        "changes": page.changes,
+        "confidence": page.confidence,
+        "error": _text(texts.error),
+        "code": _text(texts.code),
+        "attempts": page.attempts,
+        "duration_ms": page.duration_ms,
+        "log_entries": log_entries,
+    }
+    if page.superseded_by:
+        row["superseded_by"] = page.superseded_by
+    return row
+
+
+def _text(text: str | None) -> str | None:
+    """A text that a file can hold: metadata of somebody else may have half a surrogate pair."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()

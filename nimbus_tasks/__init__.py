@@ -10,7 +10,7 @@ In a project's ``tasks.py``::
 
 from invoke.collection import Collection
 
-from nimbus_tasks import doctor, init, upload, worker
+from nimbus_tasks import dashboard, doctor, init, upload, worker
 from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
 from nimbus_tasks.batch import list as list_
 from nimbus_tasks.command import Namespace
@@ -23,6 +23,7 @@ nimbus = Namespace(
     doctor.doctor,
     upload.upload,
     worker.worker,
+    dashboard.dashboard,
     Collection(
         "batch",
         list_.list_,

@@ -226,4 +226,8 @@ SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
         "lease": check_seconds,
     },
     "monitor": {"interval": check_seconds},
+    "dashboard": {
+        "port": partial(check_int, at_least=0, at_most=65_535),
+        "interval": check_seconds,
+    },
 }

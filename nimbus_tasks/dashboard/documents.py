@@ -6,7 +6,7 @@ can show. Figures are in the words of a terminal; what the page adds to them is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nimbus_tasks.batch.list import list_batches
@@ -121,8 +121,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
             for page in in_flight[:MOST_IN_FLIGHT]
         ],
         "failures": [_failure(page) for page in view.failures[:MOST_FAILURES]],
-        "groups": [_group(group) for group in groups],
-        "codes": _codes(groups, tally.errors.most_common(MOST_GROUPS)),
+        "groups": [_group(group, tally.errors[group.code]) for group in groups],
         "next": [
             {"why": text(step.why), "command": text(step.command, 500)}
             for step in next_steps_of(view, groups)
@@ -161,29 +160,19 @@ def _failure(page: PageInfo) -> Document:
     }
 
 
-def _group(group: FailureGroup) -> Document:
+def _group(group: FailureGroup, with_code: int) -> Document:
+    """``retry`` is the record's own code, which a retry compares, and ``with_code`` how many pages
+    failed with it, in this group and others."""
     return {
         "code": text(group.code, 60),
+        "retry": None if group.is_rest else group.code,
+        "with_code": with_code,
         "message": text(group.message),
         "count": group.count,
         "transient": group.looks_transient,
         "examples": [name_of(page) for page in group.examples[:3]],
         "is_rest": group.is_rest,
     }
-
-
-def _codes(
-    groups: Iterable[FailureGroup], counted: Iterable[tuple[str, int]]
-) -> list[dict[str, Any]]:
-    """The error codes to retry by. ``code`` is the record's own, which the retry compares; a later
-    batch has taken over what ``superseded`` counts."""
-    gone: dict[str, int] = {}
-    for group in groups:
-        gone[group.code] = gone.get(group.code, 0) + group.superseded
-    return [
-        {"code": code, "label": text(code, 60), "count": count, "superseded": gone.get(code, 0)}
-        for code, count in counted
-    ]
 
 
 def page_log(project: Project, batch_id: str, page: str) -> Callable[[Store], Document]:

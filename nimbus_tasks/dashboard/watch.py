@@ -142,9 +142,7 @@ class Watch:
                 document=document,
                 changed=changed,
                 read_at=time.monotonic(),
-                note=f"looks every {pause:.0f} s: that is what the store bears"
-                if stretched
-                else "",
+                note=note,
             )
         )
 

@@ -4,7 +4,7 @@ import { confirmCancel, confirmRetry } from "./actions.js";
 import { makeBar, updateBar } from "./bar.js";
 import { el, part, setText, show, sync } from "./dom.js";
 import { openLog } from "./log.js";
-import { STATES, count, duration, pages, words } from "./words.js";
+import { STATES, clock, count, duration, pages, words } from "./words.js";
 
 export function batchView(batchId, say) {
   let look = null;
@@ -168,6 +168,6 @@ function failureRow(page, seeLog) {
     { class: "failure-row" },
     pageName(page, seeLog),
     el("span", { class: "error" }, el("bdi", { class: "code" }, page.code), page.error ? ": " : "", el("bdi", {}, page.error)),
-    el("span", { class: "number quiet" }, page.at),
+    el("time", { class: "number quiet", title: page.at }, clock(page.at)),
   );
 }

@@ -54,10 +54,11 @@ export function openLog(batchId, page) {
 }
 
 function line(entry) {
+  const step = entry.step && entry.step !== entry.message ? el("strong", {}, el("bdi", {}, entry.step)) : null;
   return el(
     "li",
     { "data-level": entry.level },
     el("span", { class: "quiet number" }, entry.at),
-    el("span", { class: "what" }, entry.step ? el("strong", {}, el("bdi", {}, entry.step)) : null, " ", el("bdi", {}, entry.message), entry.took && entry.took !== "–" ? el("span", { class: "quiet" }, ` ${entry.took}`) : null),
+    el("span", { class: "what" }, step, step && " ", el("bdi", {}, entry.message), entry.took && entry.took !== "–" ? el("span", { class: "quiet" }, ` ${entry.took}`) : null),
   );
 }

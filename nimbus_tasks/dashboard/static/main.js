@@ -72,8 +72,9 @@ function tick() {
   const age = readAt === null ? null : (performance.now() - readAt) / 1000;
   const isStale = trouble !== null || (age !== null && age > 60);
   at("freshness").dataset.state = trouble?.state ?? (age === null ? "waiting" : isStale ? "fault" : "live");
-  const ago = age === null ? "connecting" : `as of ${duration(age)} ago`;
-  setText(at("age"), [trouble ? (age === null ? "nothing read yet" : ago) : ago, note].filter(Boolean).join(" · "));
+  const isNow = trouble === null && age !== null && age < 3;
+  const known = age === null ? (trouble ? "nothing read yet" : "connecting") : `as of ${duration(age)} ago`;
+  setText(at("age"), [isNow ? "live" : known, note].filter(Boolean).join(" · "));
   show(at("banner"), trouble !== null);
   setText(at("trouble"), trouble?.text ?? "");
   setText(at("trouble-age"), trouble?.again ? [age === null ? "" : `What you see is ${duration(age)} old.`, trouble.again].join(" ").trim() : "");

@@ -17,6 +17,7 @@ export function overview() {
 
   function update(look) {
     show(empty, look.batches.length === 0);
+    show(list, look.batches.length > 0);
     show(more, look.more > 0);
     setText(more, `… and ${count(look.more)} older ones: invoke nimbus.batch.list`);
     sync(list, look.batches, (batch) => batch.batch_id, row, updateRow);
@@ -37,10 +38,10 @@ function row(batch) {
       "a",
       { href: `#${batch.batch_id}`, class: "batch-row" },
       el("span", { class: "id" }, batch.batch_id),
+      el("span", { class: "quiet when" }, batch.created_at),
       el("span", { class: "state", "data-part": "state" }),
       makeBar(),
       el("span", { class: "figures", "data-part": "figures" }),
-      el("span", { class: "quiet when" }, batch.created_at),
     ),
   );
 }

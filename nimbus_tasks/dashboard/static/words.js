@@ -26,3 +26,10 @@ export function duration(seconds) {
 
 /** The states of a page, in the order in which a bar fills, with those that wait at its end. */
 export const STATES = ["done", "failed", "cancelled", "processing", "queued", "uploaded"];
+
+/** The time of `2026-11-24 14:57:43`; with its date if that is not today's. */
+export function clock(moment) {
+  const now = new Date();
+  const today = [now.getFullYear(), now.getMonth() + 1, now.getDate()].map((part) => String(part).padStart(2, "0")).join("-");
+  return moment.startsWith(today) ? moment.slice(11) : moment;
+}

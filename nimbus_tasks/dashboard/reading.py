@@ -83,8 +83,7 @@ class StoreThread:
     def _do(self, do: Callable[[Store], T]) -> T:
         try:
             if self._store is None:
-                if not (self.was_there or self._project.has_store):
-                    raise NoStoreYetError("nothing was uploaded to this project yet")
+                self._check_there()
                 opening = self._project.open_store(tell=self._tell)
                 self._store = self._open.enter_context(opening)
                 self.was_there = True
@@ -97,6 +96,16 @@ class StoreThread:
         finally:
             if self._store is not None and not self._store.lag_seconds:
                 self._close()
+
+    def _check_there(self) -> None:
+        if self._project.has_store:
+            return
+        if not self.was_there:
+            raise NoStoreYetError("nothing was uploaded to this project yet")
+        raise StoreError(
+            f"{self._project.store_path} is gone",
+            advice="Somebody has moved or deleted it: put it back.",
+        )
 
     def _close(self) -> None:
         self._store = None

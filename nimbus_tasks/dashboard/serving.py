@@ -120,6 +120,12 @@ class _Server(uvicorn.Server):
 
 def serve(dashboard: Dashboard, listening: socket.socket, address: Address) -> None:
     """Serve until a signal ends it; Ctrl-C is its regular end, and no error."""
+    with suppress(KeyboardInterrupt):
+        make_server(dashboard, address).run([listening])
+
+
+def make_server(dashboard: Dashboard, address: Address) -> uvicorn.Server:
+    """A server of the dashboard at that address, to be given the socket that listens there."""
     guarded: ASGIApp = Guard(dashboard.app, token=address.token, port=address.port)
     config = uvicorn.Config(
         guarded,
@@ -134,8 +140,7 @@ def serve(dashboard: Dashboard, listening: socket.socket, address: Address) -> N
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    with suppress(KeyboardInterrupt):
-        _Server(config, dashboard).run([listening])
+    return _Server(config, dashboard)
 
 
 def open_in_browser(url: str) -> None:

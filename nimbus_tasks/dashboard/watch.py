@@ -170,6 +170,7 @@ class Watches:
         self._thread = thread
         self._interval = interval
         self._watches: dict[str, Watch] = {}
+        self._is_over = False
 
     @contextmanager
     def watch(
@@ -180,6 +181,8 @@ class Watches:
         watch = self._watches.get(name)
         if watch is None:
             watch = self._watches[name] = Watch(self._thread, look(), self._interval, empty)
+        if self._is_over:
+            watch.end()
         watch.begin()
         try:
             yield watch
@@ -202,5 +205,6 @@ class Watches:
 
     def end(self) -> None:
         """End every watch, and whatever is sent of it."""
+        self._is_over = True
         for watch in list(self._watches.values()):
             watch.end()

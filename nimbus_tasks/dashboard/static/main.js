@@ -56,11 +56,12 @@ function fault(data) {
 }
 
 function lost(why) {
+  if (why === "gone" && trouble?.isStopped) return trouble;
   if (why === "refused") {
     return { state: "lost", text: "This dashboard was started anew, at another address: open the one that it printed." };
   }
   const text = why === "stopped" ? "The dashboard was stopped." : "The dashboard does not answer.";
-  return { state: "lost", text: `${text} Batches and workers go on without it. Start it again with: invoke nimbus.dashboard`, again: "This page connects again by itself." };
+  return { state: "lost", isStopped: why === "stopped", text: `${text} Batches and workers go on without it. Start it again with: invoke nimbus.dashboard`, again: "This page connects again by itself." };
 }
 
 function say(words) {

@@ -29,7 +29,7 @@ from nimbus_tasks.core.errors import NimbusError, NotFoundError, StoreError, Usa
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.wire import NoJsonError, strict_loads
 from nimbus_tasks.dashboard.documents import NO_BATCHES, LookAtBatch, exact, look_at_all, page_log
-from nimbus_tasks.dashboard.reading import StoreThread
+from nimbus_tasks.dashboard.reading import Seen, StoreThread
 from nimbus_tasks.dashboard.watch import Fault, State, Watch, Watches
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.text import clean
@@ -44,14 +44,15 @@ _MOST_BODY = 20_000
 class Dashboard:
     """The application of one project, and what it keeps: the watches, and two threads.
 
-    Reading never waits for an action, nor an action for a look at 100,000 pages.
+    No look waits for an action, nor an action for a look at 100,000 pages.
     """
 
     def __init__(self, project: Project, interval: float) -> None:
         self.project = project
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.watches = Watches(StoreThread(project, self._tell), interval)
-        self._acting = StoreThread(project, self._tell)
+        seen = Seen(project.has_store)
+        self.watches = Watches(StoreThread(project, self._tell, seen), interval)
+        self._acting = StoreThread(project, self._tell, seen)
         self.app = Starlette(
             routes=[
                 Route("/", self._page),

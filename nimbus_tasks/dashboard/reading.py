@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -21,6 +22,13 @@ class NoStoreYetError(StoreError):
     """Nothing was uploaded to this project yet: there is nothing to be read, and nothing wrong."""
 
 
+@dataclass
+class Seen:
+    """Whether there ever was a store: one that is missing then is gone, not still to be made."""
+
+    there: bool
+
+
 class StoreThread:
     """Does one thing after the other with the project's store, on a thread of its own.
 
@@ -33,15 +41,19 @@ class StoreThread:
     person has ended. Whatever is cut off is as good as killed, and every write bears that.
     """
 
-    def __init__(self, project: Project, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        project: Project,
+        tell: Callable[[str], None] = lambda _: None,
+        seen: Seen | None = None,
+    ) -> None:
         self._project = project
         self._tell = tell
+        self._seen = seen or Seen(project.has_store)
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._open = ExitStack()
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
-        #: Whether there ever was a store: one that is missing now is gone, not still to be made.
-        self.was_there = project.has_store
         #: Seconds by which a reader should stretch its interval: see :class:`Store`.
         self.read_pause = 0.0
 
@@ -86,7 +98,7 @@ class StoreThread:
                 self._check_there()
                 opening = self._project.open_store(tell=self._tell)
                 self._store = self._open.enter_context(opening)
-                self.was_there = True
+                self._seen.there = True
             result = do(self._store)
             self.read_pause = self._store.read_pause
             return result
@@ -100,7 +112,7 @@ class StoreThread:
     def _check_there(self) -> None:
         if self._project.has_store:
             return
-        if not self.was_there:
+        if not self._seen.there:
             raise NoStoreYetError("nothing was uploaded to this project yet")
         raise StoreError(
             f"{self._project.store_path} is gone",

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import socket
 import stat
+from collections.abc import Iterator
 
 import pytest
 import requests
 
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.dashboard import guard, serving
 from nimbus_tasks.kv.store import Store
-from tests.dashboard.served import Served
+from tests.dashboard.served import Served, served
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A dashboard of an empty project, for tests that change nothing."""
+    project = new_project(tmp_path_factory.mktemp("still"))
+    save_project(project)
+    with served(project) as one:
+        yield one
 
 
 def fetched(site: str, mode: str, destination: str) -> dict[str, str]:
@@ -30,20 +40,20 @@ def status_of(project: Project, store: Store, batch: str) -> str:
     "host",
     ["evil.test", "evil.test:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.test:{port}", ""],
 )
-def test_a_name_that_was_rebound_to_this_machine_is_refused(dashboard: Served, host: str) -> None:
-    answer = dashboard.get(Host=host.format(port=dashboard.address.port))
+def test_a_name_that_was_rebound_to_this_machine_is_refused(still: Served, host: str) -> None:
+    answer = still.get(Host=host.format(port=still.address.port))
     assert answer.status_code in (400, 403)  # uvicorn itself refuses an empty one
     assert "<html" not in answer.text
 
 
-def test_localhost_is_this_machine(dashboard: Served) -> None:
-    assert dashboard.get(Host=f"localhost:{dashboard.address.port}").status_code == 200
+def test_localhost_is_this_machine(still: Served) -> None:
+    assert still.get(Host=f"localhost:{still.address.port}").status_code == 200
 
 
-def test_two_hosts_are_none(dashboard: Served) -> None:
-    with socket.create_connection(("127.0.0.1", dashboard.address.port), timeout=20) as plain:
-        host = f"Host: 127.0.0.1:{dashboard.address.port}\r\n"
-        path = f"/{dashboard.address.token}/"
+def test_two_hosts_are_none(still: Served) -> None:
+    with socket.create_connection(("127.0.0.1", still.address.port), timeout=20) as plain:
+        host = f"Host: 127.0.0.1:{still.address.port}\r\n"
+        path = f"/{still.address.token}/"
         plain.sendall(f"GET {path} HTTP/1.1\r\n{host}Host: evil.test\r\n\r\n".encode())
         assert plain.recv(100).split()[1] in (b"400", b"403")
 
@@ -51,11 +61,11 @@ def test_two_hosts_are_none(dashboard: Served) -> None:
 @pytest.mark.parametrize(
     "path", ["", "/", "/static/main.js", "/events", "/x/", "/%00/", "//", "/{part}/"]
 )
-def test_without_the_token_there_is_nothing(dashboard: Served, path: str) -> None:
-    part = dashboard.address.token[:-1]
-    answer = requests.get(dashboard.origin + path.format(part=part), timeout=20)
+def test_without_the_token_there_is_nothing(still: Served, path: str) -> None:
+    part = still.address.token[:-1]
+    answer = requests.get(still.origin + path.format(part=part), timeout=20)
     assert answer.status_code == 403
-    assert dashboard.address.token not in answer.text + str(answer.headers)
+    assert still.address.token not in answer.text + str(answer.headers)
 
 
 @pytest.mark.parametrize(
@@ -117,24 +127,24 @@ def test_nothing_but_a_post_acts(
     ],
 )  # fmt: skip
 def test_the_page_can_be_opened_and_not_be_used(
-    dashboard: Served, headers: dict[str, str], status: int
+    still: Served, headers: dict[str, str], status: int
 ) -> None:
-    assert dashboard.get(**headers).status_code == status
+    assert still.get(**headers).status_code == status
 
 
 @pytest.mark.parametrize(
     "path", ["", "static/main.js", "static/none.js", "project", "none", "batches/x/retry"]
 )
-def test_every_answer_has_the_headers_and_none_a_cookie(dashboard: Served, path: str) -> None:
-    refused = requests.get(dashboard.origin, timeout=20)
-    for answer in (dashboard.get(path), refused):
+def test_every_answer_has_the_headers_and_none_a_cookie(still: Served, path: str) -> None:
+    refused = requests.get(still.origin, timeout=20)
+    for answer in (still.get(path), refused):
         assert {name: answer.headers.get(name) for name in guard.HEADERS} == dict(guard.HEADERS)
         assert "set-cookie" not in answer.headers
         assert "server" not in answer.headers
 
 
-def test_the_policy_lets_the_page_load_its_own_files_and_nothing_else(dashboard: Served) -> None:
-    policy = dashboard.get().headers["content-security-policy"]
+def test_the_policy_lets_the_page_load_its_own_files_and_nothing_else(still: Served) -> None:
+    policy = still.get().headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "http" not in policy
     assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
@@ -143,18 +153,18 @@ def test_the_policy_lets_the_page_load_its_own_files_and_nothing_else(dashboard:
 @pytest.mark.parametrize(
     "path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "%2fetc%2fpasswd", ""]
 )
-def test_only_the_pages_own_files_are_served(dashboard: Served, path: str) -> None:
-    with socket.create_connection(("127.0.0.1", dashboard.address.port), timeout=20) as plain:
-        where = f"/{dashboard.address.token}/static/{path}"
-        host = f"Host: 127.0.0.1:{dashboard.address.port}"
+def test_only_the_pages_own_files_are_served(still: Served, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", still.address.port), timeout=20) as plain:
+        where = f"/{still.address.token}/static/{path}"
+        host = f"Host: 127.0.0.1:{still.address.port}"
         plain.sendall(f"GET {where} HTTP/1.1\r\n{host}\r\nConnection: close\r\n\r\n".encode())
         assert plain.recv(100).split()[1] in (b"404", b"403")
 
 
-def test_an_address_without_its_last_slash_leads_to_the_page(dashboard: Served) -> None:
-    answer = requests.get(dashboard.url[:-1], timeout=20)
+def test_an_address_without_its_last_slash_leads_to_the_page(still: Served) -> None:
+    answer = requests.get(still.url[:-1], timeout=20)
     assert answer.status_code == 200
-    assert answer.url == dashboard.url
+    assert answer.url == still.url
 
 
 def test_the_address_is_random_and_its_owners_alone(project: Project) -> None:

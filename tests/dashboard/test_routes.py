@@ -99,7 +99,9 @@ def test_text_from_outside_is_clean_and_short(
     work(project, store, process)
     (failed,) = dashboard.look(batch_id)["failures"]
     log = dashboard.get(f"batches/{batch_id}/log?page={failed['page_id']}").json()
-    assert failed["name"].endswith("<img src=x>.html")
+    assert len(failed["name"]) < 300
+    assert log["name"].startswith("…xxx")
+    assert log["name"].endswith("<img src=x>.html")
     assert len(json.dumps(log)) < 50_000
     for said in (
         failed["error"],

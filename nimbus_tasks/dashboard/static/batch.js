@@ -91,14 +91,14 @@ export function batchView(batchId, say) {
   }
 
   /** What somebody who does not see the page should be told. */
-  function said() {
+  function heard() {
     const before = lastStatus;
     lastStatus = look.status;
     return before === null || before === look.status ? "" : `${batchId}: ${words(look.status)}`;
   }
 
   const title = () => `${look.finished ? words(look.status) : look.percent} · ${batchId}`;
-  return { element, update, tick, title, said, close: () => log?.close() };
+  return { element, update, tick, title, heard, close: () => log?.close() };
 }
 
 function more(element, number) {

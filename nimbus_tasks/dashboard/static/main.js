@@ -43,8 +43,8 @@ function hear(name, data) {
   if (name === "look") {
     view.update(data.document);
     document.title = `${view.title(data.document)} – ${project}`;
-    const said = view.said();
-    if (said) say(said);
+    const heard = view.heard();
+    if (heard) setText(at("heard"), heard);
   }
   tick();
 }

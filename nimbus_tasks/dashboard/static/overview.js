@@ -27,7 +27,7 @@ export function overview() {
     const open = look.batches.filter((batch) => batch.summary.pending > 0).length;
     return open ? `${count(open)} at work` : "Batches";
   };
-  return { element, update, title, said: () => "" };
+  return { element, update, title, heard: () => "" };
 }
 
 function row(batch) {

@@ -30,7 +30,7 @@ def check_installed() -> None:
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"the dashboard needs {' and '.join(missing)}, which is not installed",
+            f"the dashboard needs {' and '.join(missing)}, which this Python does not have",
             advice="Run: pip install 'nimbus-tasks[dashboard]'",
         )
 
@@ -46,7 +46,7 @@ def check_installed() -> None:
 def dashboard(
     c: Context, port: str | None = None, interval: str | None = None, no_open: bool = False
 ) -> None:
-    """Watch all batches in the browser, until Ctrl-C."""
+    """Watch batches live in the browser."""
     console = Console()
     wanted = setting(c, "dashboard", "port", port)
     every = check_seconds(setting(c, "dashboard", "interval", interval), "--interval")
@@ -61,6 +61,6 @@ def dashboard(
         "   whoever has this address can watch, retry and cancel · Ctrl-C ends it",
     )
     if not no_open:
-        serving.open_in_browser(address.url)
+        serving.open_in_browser(address.url_for_once)
     serving.serve(shown, listening, address)
     console.say("The dashboard has ended; batches and workers go on.")

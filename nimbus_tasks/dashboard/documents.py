@@ -15,9 +15,9 @@ from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso, utc_now
-from nimbus_tasks.core.errors import NotFoundError
+from nimbus_tasks.core.errors import NotFoundError, UsageError
 from nimbus_tasks.core.failures import FailureGroup, group_failures
-from nimbus_tasks.core.keys import batch_key, is_id, logs_key, page_id_for, superseded_key
+from nimbus_tasks.core.keys import is_id, logs_key, page_id_for, superseded_key
 from nimbus_tasks.core.logs import LogEntry, read_logs
 from nimbus_tasks.core.pages import PageInfo, read_statuses, status_or_none
 from nimbus_tasks.core.project import Project
@@ -93,9 +93,13 @@ class LookAtBatch:
 def exact(store: KeyValues, project_id: str, batch_id: str) -> BatchHead:
     """The batch of exactly that id: a page that asks knows which it means. Raises
     :class:`NotFoundError`."""
-    if not is_id(batch_id) or store.head(batch_key(project_id, batch_id)) is None:
-        raise NotFoundError(f"there is no batch {text(batch_id, 60)} in this project any more")
-    return batches.find(store, project_id, batch_id)
+    try:
+        found = batches.find(store, project_id, batch_id)
+    except (NotFoundError, UsageError):
+        found = None
+    if found is None or found.batch_id != batch_id:
+        raise NotFoundError(f"there is no batch {text(batch_id, 60)} in this project")
+    return found
 
 
 def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) -> Document:

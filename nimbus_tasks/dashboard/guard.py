@@ -8,6 +8,8 @@ authority of its own that a foreign page could borrow, and the other checks are 
 - ``Origin`` and ``Sec-Fetch-Site``, where there are any, are ours.
 - What changes something is a POST with both, and a header that no form and no plain cross-site
   request can have.
+- A browser is started with a key that leads to the address once: other accounts of the machine may
+  see its command line.
 - The answers tell the browser to run nothing but our own files, to make no HTML of text, to be in
   nobody's frame, to keep nothing, and to tell no other site where it came from.
 """
@@ -57,9 +59,10 @@ def new_token() -> str:
 class Guard:
     """The application, for those who may ask it: under ``/{token}/`` of our own port alone."""
 
-    def __init__(self, app: ASGIApp, *, token: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, port: int, key: str = "") -> None:
         self._app = app
         self._token = token.encode()
+        self._key = key.encode()
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         if port == 80:
             self._hosts |= {"127.0.0.1", "localhost"}
@@ -75,19 +78,29 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        answer = self._refusal(scope) or self._redirect(scope)
+        answer = self._opened(scope) or self._refusal(scope) or self._redirect(scope)
         if answer is None:
             token = scope["path"].split("/")[1]
             await self._app({**scope, "root_path": f"/{token}"}, receive, send_guarded)
         else:
             await answer(scope, receive, send_guarded)
 
+    def _opened(self, scope: Scope) -> Response | None:
+        """The way from the address that a browser was started with, once."""
+        if not (self._key and _is_given(scope, self._key) and self._is_host(scope)):
+            return None
+        self._key = b""
+        return RedirectResponse(f"/{self._token.decode()}/", status_code=303)
+
+    def _is_host(self, scope: Scope) -> bool:
+        given = Headers(scope=scope).getlist("host")
+        return len(given) == 1 and given[0] in self._hosts
+
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if headers.getlist("host") != [headers.get("host")] or headers["host"] not in self._hosts:
+        if not self._is_host(scope):
             return _refused("This is not the address that the dashboard answers to.")
-        given = scope["path"].split("/")[1].encode("utf-8", "replace")
-        if not secrets.compare_digest(given, self._token):
+        if not _is_given(scope, self._token):
             return _refused("Open the address that invoke nimbus.dashboard has printed.")
         if not _comes_from_ours(scope["method"], headers):
             return _refused("Another page may not ask the dashboard for anything.")
@@ -98,6 +111,12 @@ class Guard:
     def _redirect(self, scope: Scope) -> Response | None:
         """The page's own addresses are relative: they need the slash."""
         return RedirectResponse(f"{scope['path']}/") if scope["path"].count("/") == 1 else None
+
+
+def _is_given(scope: Scope, secret: bytes) -> bool:
+    """Whether the path begins with the secret; how long that takes tells nothing of it."""
+    given = scope["path"].split("/")[1].encode("utf-8", "replace")
+    return secrets.compare_digest(given, secret)
 
 
 def _comes_from_ours(method: str, headers: Headers) -> bool:

@@ -16,7 +16,7 @@ import threading
 import time
 import webbrowser
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -39,15 +39,21 @@ _GRACE_SECONDS = 5
 
 @dataclass(frozen=True)
 class Address:
-    """Port and token: what there is to know."""
+    """Port and token: what there is to know. ``key`` leads there once."""
 
     port: int
     token: str
+    key: str = field(default_factory=new_token, compare=False)
 
     @property
     def url(self) -> str:
-        """What a browser is given."""
+        """What a person is told."""
         return f"http://{HOST}:{self.port}/{self.token}/"
+
+    @property
+    def url_for_once(self) -> str:
+        """What a browser is started with."""
+        return f"http://{HOST}:{self.port}/{self.key}"
 
 
 def open_port(project: Project, port: int | None) -> tuple[socket.socket, Address]:
@@ -126,7 +132,7 @@ def serve(dashboard: Dashboard, listening: socket.socket, address: Address) -> N
 
 def make_server(dashboard: Dashboard, address: Address) -> uvicorn.Server:
     """A server of the dashboard at that address, to be given the socket that listens there."""
-    guarded: ASGIApp = Guard(dashboard.app, token=address.token, port=address.port)
+    guarded: ASGIApp = Guard(dashboard.app, token=address.token, port=address.port, key=address.key)
     config = uvicorn.Config(
         guarded,
         lifespan="off",

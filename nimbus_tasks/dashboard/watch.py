@@ -23,7 +23,7 @@ Document = Mapping[str, Any]
 Look = Callable[[Store], Document]
 
 #: A look may take so large a share of the time: one at 100,000 pages keeps a core busy for long.
-_MOST_BUSY = 0.2
+_MOST_BUSY = 0.3
 
 
 @dataclass(frozen=True)

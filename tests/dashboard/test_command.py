@@ -79,7 +79,10 @@ def test_it_opens_the_browser_unless_told_not_to(project: Project) -> None:
             if opened.exists():
                 break
             requests.get(url, timeout=20)
-        assert opened.read_text().strip() == url
+        once = opened.read_text().strip()
+        assert url.split("/")[3] not in once
+        assert requests.get(once, timeout=20).url == url
+        assert requests.get(once, timeout=20).status_code == 403
 
 
 def test_a_port_in_use_is_one_line(project: Project) -> None:

@@ -202,3 +202,13 @@ def test_a_spoiled_address_is_made_anew(project: Project, kept: str) -> None:
     listening, address = serving.open_port(project, None)
     listening.close()
     assert len(address.token) == 43
+
+
+def test_the_key_of_a_browser_leads_to_the_address_once(dashboard: Served) -> None:
+    once = dashboard.address.url_for_once
+    assert dashboard.address.key not in (dashboard.address.token, "")
+    rebound = requests.get(once, headers={"Host": "evil.test"}, timeout=20, allow_redirects=False)
+    assert rebound.status_code == 403
+    first = requests.get(once, timeout=20, allow_redirects=False)
+    assert (first.status_code, first.headers["location"]) == (303, f"/{dashboard.address.token}/")
+    assert requests.get(once, timeout=20).status_code == 403

@@ -22,6 +22,7 @@ nimbus = Namespace(
     lazy_task("doctor"),
     lazy_task("upload"),
     lazy_task("worker"),
+    lazy_task("dashboard"),
     Collection(
         "batch",
         lazy_task("batch.list"),

@@ -78,6 +78,18 @@ TASKS: dict[str, tuple[str, str, str, str, bool, tuple[tuple[str, object, str], 
             ('json', False, 'print one JSON document on stdout, and nothing else there; on an error none'),
         ),
     ),
+    'dashboard': (
+        'nimbus_tasks.dashboard',
+        'dashboard',
+        'dashboard',
+        'Watch batches live in the browser.',
+        False,
+        (
+            ('port', None, 'the port to serve on (default: the last one, or a free one; 0: a free one)'),
+            ('interval', None, 'seconds between two looks (default: 1; 5 on Cloudflare)'),
+            ('no_open', False, 'print the address, and open no browser'),
+        ),
+    ),
     'batch.list': (
         'nimbus_tasks.batch.list',
         'list_',

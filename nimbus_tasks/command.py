@@ -248,4 +248,8 @@ SETTINGS: Mapping[str, Mapping[str, Callable[[Any, str], Any]]] = {
     },
     "monitor": {"interval": check_seconds},
     "report": {"format": check_formats},
+    "dashboard": {
+        "port": partial(check_int, at_least=0, at_most=65_535),
+        "interval": check_seconds,
+    },
 }

@@ -1,0 +1,66 @@
+"""``nimbus.dashboard``: all batches, and one of them live, in the browser.
+
+It serves this machine alone, at an address that holds a secret: see
+:mod:`nimbus_tasks.dashboard.guard`. Pages are told of changes as they are seen, and what several of
+them show is read once: :mod:`nimbus_tasks.dashboard.watch`. Retry and cancel are the tasks' own.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from invoke.context import Context
+
+from nimbus_tasks.command import Console, check_seconds, command, project_root, setting
+from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.ui.text import clean
+
+#: Seconds between two looks, where a look costs nothing and where it costs requests.
+DEFAULT_INTERVAL, DEFAULT_REMOTE_INTERVAL = 1.0, 5.0
+
+
+def default_interval(project: Project) -> float:
+    """Seconds between two looks at the project's store."""
+    return DEFAULT_INTERVAL if project.store == "sqlite" else DEFAULT_REMOTE_INTERVAL
+
+
+def check_installed() -> None:
+    """Raises :class:`UsageError` where the packages are missing that only the dashboard needs."""
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the dashboard needs {' and '.join(missing)}, which this Python does not have",
+            advice="Run: pip install 'nimbus-tasks[dashboard]'",
+        )
+
+
+@command(
+    help={
+        "port": "the port to serve on (default: the last one, or a free one; 0: a free one)",
+        "interval": f"seconds between two looks (default: {DEFAULT_INTERVAL:g};"
+        f" {DEFAULT_REMOTE_INTERVAL:g} on Cloudflare)",
+        "no-open": "print the address, and open no browser",
+    }
+)
+def dashboard(
+    c: Context, port: str | None = None, interval: str | None = None, no_open: bool = False
+) -> None:
+    """Watch batches live in the browser."""
+    console = Console()
+    wanted = setting(c, "dashboard", "port", port)
+    every = check_seconds(setting(c, "dashboard", "interval", interval), "--interval")
+    project = load_project(project_root(c))
+    check_installed()
+    from nimbus_tasks.dashboard import app, serving
+
+    shown = app.Dashboard(project, every or default_interval(project))
+    listening, address = serving.open_port(project, wanted)
+    console.say(
+        f"{console.style.sign('batch')} The dashboard of {clean(project.name)}: {address.url}",
+        "   whoever has this address can watch, retry and cancel · Ctrl-C ends it",
+    )
+    if not no_open:
+        serving.open_in_browser(address.url_for_once)
+    serving.serve(shown, listening, address)
+    console.say("The dashboard has ended; batches and workers go on.")

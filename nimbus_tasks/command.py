@@ -28,9 +28,6 @@ from nimbus_tasks.core.errors import (
     UsageError,
     cure_of,
 )
-from nimbus_tasks.ui.console import Console, drop_stdout, open_missing_streams
-
-__all__ = ["Console", "command"]
 
 #: What a shell reports of a program that a closed pipe ended; nobody reads what it would say.
 EXIT_BROKEN_PIPE = 141
@@ -50,6 +47,9 @@ class Command(Task[Callable[..., Any]]):
     was_typed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Not at the top: whoever lists the tasks calls none.
+        from nimbus_tasks.ui.console import Console, drop_stdout, open_missing_streams
+
         open_missing_streams()
         try:
             result = super().__call__(*args, **kwargs)
@@ -93,6 +93,8 @@ class Namespace(Collection):
 
 
 def _say(message: str, advice: str | None = None) -> None:
+    from nimbus_tasks.ui.console import Console
+
     with contextlib.suppress(OSError):  # a stderr that takes nothing: the exit code has to do
         Console().error(message, advice)
 

@@ -13,15 +13,7 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import (
-    JSON_HELP,
-    SETTINGS,
-    Console,
-    command,
-    configured,
-    project_root,
-    section_of,
-)
+from nimbus_tasks.command import JSON_HELP, SETTINGS, command, configured, project_root, section_of
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import (
@@ -32,6 +24,7 @@ from nimbus_tasks.core.errors import (
 )
 from nimbus_tasks.core.project import Project, config_path, load_project
 from nimbus_tasks.core.queue import queue_items
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, wrap

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from nimbus_tasks.command import Console, command, project_root
+from nimbus_tasks.command import command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.advice import NextStep, next_steps_of
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NimbusError
 from nimbus_tasks.core.project import config_path, load_project
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import ago
 from nimbus_tasks.ui.next_steps import next_lines
 from nimbus_tasks.ui.text import clean, wrap

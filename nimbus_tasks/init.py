@@ -10,7 +10,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import JSON_HELP, Console, check_text, command, project_root
+from nimbus_tasks.command import JSON_HELP, check_text, command, project_root
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.keys import check_id
 from nimbus_tasks.core.project import (
@@ -23,6 +23,7 @@ from nimbus_tasks.core.project import (
     save_project,
 )
 from nimbus_tasks.kv.cloudflare import check_config
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import clean, clip
 
 MAX_NAME_LENGTH = 200

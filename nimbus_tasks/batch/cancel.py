@@ -12,7 +12,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import JSON_HELP, Console, check_text, command, project_root
+from nimbus_tasks.command import JSON_HELP, check_text, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import now_iso
@@ -21,6 +21,7 @@ from nimbus_tasks.core.lifecycle import Intent, is_finished
 from nimbus_tasks.core.pages import in_groups, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
 

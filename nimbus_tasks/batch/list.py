@@ -8,7 +8,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import JSON_HELP, Console, check_int, command, project_root
+from nimbus_tasks.command import JSON_HELP, check_int, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import utc_now
@@ -17,6 +17,7 @@ from nimbus_tasks.core.lifecycle import BatchStatus, Tally
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_table
+from nimbus_tasks.ui.console import Console
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_STATUS_HELP,
     JSON_HELP,
-    Console,
     command,
     exit_with_outcome,
     project_root,
@@ -21,6 +20,7 @@ from nimbus_tasks.core.metrics import Metrics, batch_metrics
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import padded
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import duration, milliseconds
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean

@@ -9,14 +9,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.command import (
-    BATCH_HELP,
-    JSON_HELP,
-    Console,
-    check_text,
-    command,
-    project_root,
-)
+from nimbus_tasks.command import BATCH_HELP, JSON_HELP, check_text, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import to_iso, utc_now
@@ -28,6 +21,7 @@ from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import clip_bytes
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip

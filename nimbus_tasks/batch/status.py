@@ -10,7 +10,6 @@ from nimbus_tasks.batch.list import BatchRow, list_batches, show_batches
 from nimbus_tasks.command import (
     EXIT_STATUS_HELP,
     JSON_HELP,
-    Console,
     command,
     exit_with_outcome,
     project_root,
@@ -22,6 +21,7 @@ from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_lines
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.next_steps import show_next
 
 

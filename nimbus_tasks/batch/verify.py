@@ -16,7 +16,7 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import BATCH_HELP, JSON_HELP, Console, command, project_root
+from nimbus_tasks.command import BATCH_HELP, JSON_HELP, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
 from nimbus_tasks.core.claims import take_up_lapsed
@@ -37,6 +37,7 @@ from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue, queue
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, clip
 

@@ -18,7 +18,6 @@ from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_INTERRUPTED,
     JSON_HELP,
-    Console,
     check_seconds,
     command,
     exit_with_outcome,
@@ -31,6 +30,7 @@ from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, heading
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import duration
 from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.ui.progress import ProgressBar

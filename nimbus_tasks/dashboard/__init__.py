@@ -11,9 +11,10 @@ from importlib.util import find_spec
 
 from invoke.context import Context
 
-from nimbus_tasks.command import Console, check_seconds, command, project_root, setting
+from nimbus_tasks.command import check_seconds, command, project_root, setting
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import clean
 
 #: Seconds between two looks, where a look costs nothing and where it costs requests.

@@ -15,7 +15,7 @@ from typing import NoReturn
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import JSON_HELP, Console, check_int, command, project_root, setting
+from nimbus_tasks.command import JSON_HELP, check_int, command, project_root, setting
 from nimbus_tasks.core.errors import PagesFailedError, UsageError
 from nimbus_tasks.core.keys import check_id
 from nimbus_tasks.core.project import (
@@ -26,6 +26,7 @@ from nimbus_tasks.core.project import (
     new_project,
 )
 from nimbus_tasks.ui.batch_view import padded
+from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.progress import ProgressBar
 from nimbus_tasks.ui.style import Style

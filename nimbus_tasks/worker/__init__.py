@@ -18,7 +18,6 @@ from invoke.context import Context
 from nimbus_tasks.command import (
     EXIT_STATUS_HELP,
     JSON_HELP,
-    Console,
     command,
     exit_with_outcome,
     project_root,
@@ -31,7 +30,7 @@ from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
-from nimbus_tasks.ui.console import stdout_to_stderr
+from nimbus_tasks.ui.console import Console, stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines

@@ -17,7 +17,6 @@ from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_INTERRUPTED,
     EXIT_STATUS_HELP,
-    Console,
     check_seconds,
     command,
     exit_with_outcome,
@@ -26,6 +25,7 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.project import load_project
+from nimbus_tasks.ui.console import Console
 
 __all__ = ["DEFAULT_INTERVAL", "follow", "monitor", "watch_batch"]
 

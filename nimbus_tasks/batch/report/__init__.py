@@ -22,7 +22,6 @@ from nimbus_tasks.batch.report.rows import Kept, Row, keeping, report_rows
 from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_STATUS_HELP,
-    Console,
     command,
     exit_with_outcome,
     project_root,
@@ -36,7 +35,7 @@ from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project, atomic_file, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
-from nimbus_tasks.ui.console import stdout_to_stderr
+from nimbus_tasks.ui.console import Console, stdout_to_stderr
 from nimbus_tasks.ui.text import clean
 
 _FAILURES_SHOWN = 20

@@ -23,7 +23,10 @@ class Cost(NamedTuple):
 
 
 def run(argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Cost:
-    """The cost of one command; raises ``RuntimeError`` with what it said if it does not go well."""
+    """The cost of one command; raises ``RuntimeError`` with what it said if it does not go well.
+
+    Modules are compiled once, as pip does it for what it installs, whatever the environment says.
+    """
     with tempfile.TemporaryFile() as said:
         begun = time.perf_counter()
         process = subprocess.Popen(
@@ -32,7 +35,7 @@ def run(argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
         )
         _, state, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from nimbus_tasks.core.pages import PageInfo
 
@@ -148,20 +149,20 @@ _PLACEHOLDERS = (
     ("id", r"\b0[xX][0-9A-Fa-f]+\b"),
     ("id", r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"),
     ("id", r"\b(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[\w-]{16,}\b"),
-    ("id", r"\b(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7,}\b"),
+    # Of hex ids some have digits only, and are the same error all the same.
+    ("id", r"\b(?=[a-f]*[0-9])[0-9a-f]{7,}\b"),
     ("n", r"(?<![A-Za-z_])\d+(?:[.,:]\d+)*|(?<=[A-Za-z_])\d{3,}"),
 )
-_VARYING = re.compile(
-    f"({_KEPT_NUMBERS})|" + "|".join(f"({pattern})" for _, pattern in _PLACEHOLDERS)
-)
-_SPACES = re.compile(r"\s+")
+_VARYING = f"({_KEPT_NUMBERS})|" + "|".join(f"({pattern})" for _, pattern in _PLACEHOLDERS)
+#: Compiled when the first failure is there to be read: that takes longer than a look at a batch.
+_compiled = cache(re.compile)
 
 
 def normalised(message: str) -> str:
     """``message`` on one line, with placeholders for what differs from page to page: at most its
     first 200 characters, so that one of megabytes costs no more."""
-    text = _SPACES.sub(" ", message[:_READ]).strip()
-    varying = _VARYING.sub(_placeholder, text)
+    text = _compiled(r"\s+").sub(" ", message[:_READ]).strip()
+    varying = _compiled(_VARYING).sub(_placeholder, text)
     # A message that is one quoted text, as a KeyError's is, says nothing without it.
     return (text if varying == "<text>" else varying)[:_SHOWN]
 
@@ -174,7 +175,7 @@ def _placeholder(found: re.Match[str]) -> str:
 
 
 #: A retry may well help against these …
-_TRANSIENT = re.compile(
+_TRANSIENT = (
     r"timed?[ _-]?out|deadline.exceeded|took longer than"
     r"|rate.?limit|too many requests|throttl|slow ?down|overloaded"
     r"|temporar(?:y|ily)|try again (?:later|in)|service.?unavailable|bad.?gateway"
@@ -183,14 +184,12 @@ _TRANSIENT = re.compile(
     r"|remotedisconnected|incompleteread|econn(?:reset|refused|aborted)|etimedout|eai_again|epipe"
     r"|name resolution"
     r"|\b(?:http(?:/[\d.]+)?|status|code)[ :=#(\[_]{1,3}(?:408|425|429|50[0234]|52\d)\b"
-    r"|(?:^|: )(?:408|425|429|50[0234]|52\d)(?:$| [a-z])",
-    re.IGNORECASE,
+    r"|(?:^|: )(?:408|425|429|50[0234]|52\d)(?:$| [a-z])"
 )
 #: … and not against these, whatever else they say.
-_LASTING = re.compile(
+_LASTING = (
     r"insufficient.?quota|billing|permanent|invalid|unsupported|not allowed|forbidden"
-    r"|unauthori[sz]ed|certificate|must be",
-    re.IGNORECASE,
+    r"|unauthori[sz]ed|certificate|must be"
 )
 #: Errors of a program, not of the weather.
 _PROGRAM_ERRORS = frozenset(
@@ -208,6 +207,7 @@ def looks_transient(code: str, message: str) -> bool:
 
     Where the signs are mixed it says no: a retry in vain costs more than a look.
     """
-    if code in _PROGRAM_ERRORS or _LASTING.search(f"{code} {message}"):
+    if code in _PROGRAM_ERRORS or _compiled(_LASTING, re.IGNORECASE).search(f"{code} {message}"):
         return False
-    return _TRANSIENT.search(code) is not None or _TRANSIENT.search(message) is not None
+    transient = _compiled(_TRANSIENT, re.IGNORECASE)
+    return transient.search(code) is not None or transient.search(message) is not None

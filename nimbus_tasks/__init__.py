@@ -13,6 +13,8 @@ from invoke.collection import Collection
 from nimbus_tasks import doctor, init, upload, worker
 from nimbus_tasks.batch import cancel, metrics, monitor, report, retry, status, verify, wait
 from nimbus_tasks.batch import list as list_
+from nimbus_tasks.cloud import deploy, dev
+from nimbus_tasks.cloud import init as cloud_init
 from nimbus_tasks.command import Namespace
 
 __all__ = ["nimbus"]
@@ -35,4 +37,5 @@ nimbus = Namespace(
         cancel.cancel,
         verify.verify,
     ),
+    Collection("cloud", cloud_init.init, dev.dev, deploy.deploy),
 )

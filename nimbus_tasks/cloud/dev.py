@@ -164,6 +164,10 @@ def dev(
     seconds = check_seconds(every, "--every") or DEFAULT_TICK_SECONDS
     root = project_root(c)
     worker = load_worker(worker_folder(root, folder))
+    # A terminal that is closed, a job that is ended: wrangler is not to outlive us.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     console.note("Starting wrangler …")
     with running(root, worker, number) as local:
         style = console.style

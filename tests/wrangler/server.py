@@ -48,13 +48,18 @@ class Wrangler(NamedTuple):
 @pytest.fixture(scope="session")
 def wrangler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wrangler]:
     """Cloudflare's own server, on a port of its own, with a state that goes with the session."""
+    need_wrangler()
+    with running(tmp_path_factory.mktemp("wrangler")) as server:
+        yield server
+
+
+def need_wrangler() -> None:
+    """Skip the test where the server is not installed; in CI, fail it."""
     if fault := missing():
         reason = f"{fault}; install it with: {INSTALL}"
         if os.environ.get("CI"):
             pytest.fail(f"in CI this is no reason to skip: {reason}", pytrace=False)
         pytest.skip(reason)
-    with running(tmp_path_factory.mktemp("wrangler")) as server:
-        yield server
 
 
 def missing() -> str | None:
@@ -102,10 +107,17 @@ def _node() -> Path:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Nothing is sent anywhere, and nothing is written but below ``folder``."""
+    """Ours, without an account."""
     return {
         **{name: value for name, value in os.environ.items() if "CLOUDFLARE" not in name},
         "PATH": f"{_node().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **quiet_environment(folder),
+    }
+
+
+def quiet_environment(folder: Path) -> dict[str, str]:
+    """What keeps wrangler from asking, from sending, and from writing elsewhere."""
+    return {
         "CI": "1",
         "NO_COLOR": "1",
         "WRANGLER_SEND_METRICS": "false",

@@ -15,10 +15,10 @@
  * @property {number} [retryAfter]
  */
 
-import { isObject, toJson } from "./kv.js";
+import { isObject, iso, toJson } from "./kv.js";
 import { logEntry } from "./logs.js";
 import { PageError } from "./page_error.js";
-import { iso } from "./records.js";
+
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;

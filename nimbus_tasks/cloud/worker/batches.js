@@ -10,8 +10,8 @@
  * @property {Record<string, number>} counts
  */
 
-import { UNREADABLE } from "./kv.js";
-import { ENDED, STATES, batchKey, clip, count, id, iso, known, lastPart, object, text, time } from "./records.js";
+import { UNREADABLE, iso } from "./kv.js";
+import { ENDED, STATES, batchKey, clip, count, id, known, lastPart, object, text, time } from "./records.js";
 
 const ENDED_BATCH = ["completed", "partially_completed", "failed", "cancelled"];
 const INTENT_OF_STATUS = { uploading: "upload", retrying: "retry", cancelling: "cancel", cancelled: "cancel" };

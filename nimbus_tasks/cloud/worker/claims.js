@@ -6,9 +6,9 @@
  * @typedef {ReturnType<typeof import("./settings.js").settings>} Settings
  */
 
-import { isObject } from "./kv.js";
+import { isObject, iso } from "./kv.js";
 import { addToLog, logEntry } from "./logs.js";
-import { MAX_LAPSES, asCancelled, asClaimed, asLost, asQueued, hasLapsed, id, isNewer, iso, lastPart, queueItem, queueKey, small, statusKey } from "./records.js";
+import { MAX_LAPSES, asCancelled, asClaimed, asLost, asQueued, hasLapsed, id, isNewer, lastPart, queueItem, queueKey, small, statusKey } from "./records.js";
 
 // What a Queue takes in one call. A message's size is counted as its JSON.
 const MESSAGES_A_SEND = 100;

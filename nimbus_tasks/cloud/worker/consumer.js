@@ -13,13 +13,12 @@
 import { Attempt } from "./attempt.js";
 import { readHeads } from "./batches.js";
 import { claimItems, putInQueue, putStatus } from "./claims.js";
-import { Kv, UNREADABLE, isObject, sleep } from "./kv.js";
+import { Kv, UNREADABLE, isObject, iso, sleep } from "./kv.js";
 import { addToLog } from "./logs.js";
-import { asEnded, asQueued, asRenewed, batchKey, held, iso, pageKey, placeOf, statusKey } from "./records.js";
+import { asEnded, asQueued, asRenewed, batchKey, held, pageKey, placeOf, statusKey } from "./records.js";
 import { settings as read } from "./settings.js";
 
 const WRITE_MS = 1100; // KV takes one write a second for a key
-const AGAIN_SECONDS = 30;
 /** One more and the Queue gives a message up; the last must say itself what was wrong. It is
  * `max_retries` of wrangler.jsonc. */
 const MAX_DELIVERIES = 5;
@@ -75,7 +74,7 @@ async function handle(message, kv, env, settings, processor) {
     else message.retry({ delaySeconds: again });
   } catch (error) {
     console.error(JSON.stringify({ message: message.body, error: String(error) }));
-    message.retry({ delaySeconds: AGAIN_SECONDS });
+    message.retry({ delaySeconds: settings.againSeconds });
   }
 }
 
@@ -106,9 +105,9 @@ async function workOn(message, kv, env, settings, processor) {
   const status = isObject(found) ? held(found, job) : undefined;
   if (status === null) return undefined;
   const isLast = message.attempts >= MAX_DELIVERIES;
-  if (status === undefined && !isLast) return AGAIN_SECONDS; // not to be seen yet
+  if (status === undefined && !isLast) return settings.againSeconds; // not to be seen yet
   const page = await kv.getWithText(pageKey(settings.project, job.page_id));
-  if (page.value === undefined && !isLast && settings.lagSeconds) return AGAIN_SECONDS;
+  if (page.value === undefined && !isLast && settings.lagSeconds) return settings.againSeconds;
 
   const attempt = new Attempt(job);
   const showing = show(kv, settings, job, attempt);

@@ -1,7 +1,7 @@
 /** `logs:{project}:{page}`: what happened to a page, attempt after attempt; nothing is erased. */
 
-import { isObject, toJson } from "./kv.js";
-import { iso, logsKey } from "./records.js";
+import { isObject, iso, toJson } from "./kv.js";
+import { logsKey } from "./records.js";
 
 const MAX_CHARACTERS = 6_000_000; // a value may have 25 MB, and a character four bytes
 

@@ -7,7 +7,7 @@
  *   lease: string}} Job  a claim, as a message carries it
  */
 
-import { isObject } from "./kv.js";
+import { iso, isObject } from "./kv.js";
 
 export const STATES = ["uploaded", "queued", "processing", "done", "failed", "cancelled"];
 export const ENDED = ["done", "failed", "cancelled"];
@@ -23,9 +23,6 @@ const CLOCK_SKEW_MS = 300_000;
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
 const PART_FIELDS =
   "priority queued_at started current_step progress claim lease completed success changes confidence duration_ms message code timestamp".split(" ");
-
-/** The time as the records have it, with six digits, so that text order is time order. */
-export const iso = (/** @type {number} */ ms = Date.now()) => new Date(ms).toISOString().replace("Z", "000Z");
 
 export const batchKey = (/** @type {string} */ project, /** @type {string} */ batch) => `batch:${project}:${batch}`;
 export const pageKey = (/** @type {string} */ project, /** @type {string} */ page) => `page:${project}:${page}`;

@@ -28,6 +28,8 @@ export function settings(env) {
     maxAttempts: number("MAX_ATTEMPTS", 1),
     // Pages that are worked on at once: max_concurrency times max_batch_size of the consumer.
     concurrency: number("CONCURRENCY", 50),
+    // After so long a page comes again that could not be worked on, by no fault of its own.
+    againSeconds: number("AGAIN_SECONDS", 30),
     // For so long a read of KV may show what was before somebody's write.
     lagSeconds: number("LAG_SECONDS", 60),
   };

@@ -14,8 +14,8 @@
 
 import { Tally, isFinal, readHeads, saveSnapshot } from "./batches.js";
 import { claimItems, putInQueue, sendAll, takeUpLapsed } from "./claims.js";
-import { Kv, OutOfOperations, isObject } from "./kv.js";
-import { asQueued, hasLapsed, iso, lastPart, queueKey, small, statusKey } from "./records.js";
+import { Kv, OutOfOperations, isObject, iso } from "./kv.js";
+import { asQueued, hasLapsed, lastPart, queueKey, small, statusKey } from "./records.js";
 import { settings as read } from "./settings.js";
 
 const OPERATIONS_A_CLAIM = 2.02; // status, item, and a hundredth of a bulk read

@@ -110,10 +110,12 @@ def _whole_records(
         for page in pages
         if page.status["status"] == "failed" or page.name.endswith("…")
     }
+    listed = {page.page_id: (head.batch_id, page.status["status"]) for page in pages}
     found = {}
     for key, entry in store.get_many(keys).items():
         status = status_or_none(entry)
-        if status is not None and status.batch_id == head.batch_id:
+        # Where reads lag, the record may be older than the listing, and says nothing of its error.
+        if status is not None and (status.batch_id, status.state) == listed[keys[key]]:
             found[keys[key]] = status
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 import urllib.parse
@@ -22,7 +23,7 @@ from nimbus_tasks.cloud.wrangler import load_worker
 from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.init import init_project
 from tests.cloud.service import Service
-from tests.factories import a_map, invoke, write_map
+from tests.factories import a_map, invoke, upload, write_map
 from tests.wrangler.server import MODULES, need_wrangler, quiet_environment
 
 HERE = Path(__file__).parent
@@ -40,8 +41,8 @@ def local_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWork
     shutil.copy(HERE / "under_test.js", worker.folder)
     config = worker.folder / "wrangler.jsonc"
     text = config.read_text().replace('"main": "index.js"', '"main": "under_test.js"')
-    # Long pauses are for services; a test has no time for them.
-    text = text.replace('"max_batch_timeout": 5', '"max_batch_timeout": 1')
+    # Pauses are for services; a test has no time for them.
+    text = re.sub('"max_batch_timeout": [0-9]+', '"max_batch_timeout": 0', text)
     config.write_text(text.replace('"vars": {', '"vars": {\n    "AGAIN_SECONDS": "0",'))
     with ExitStack() as ending:
         with pytest.MonkeyPatch.context() as patch:
@@ -57,13 +58,14 @@ def local_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWork
 class Cloud:
     """One project on the local Worker: its commands, its ticks, its service."""
 
-    def __init__(self, root: Path, local: LocalWorker, service: Service) -> None:
+    def __init__(self, root: Path, local: LocalWorker, service: Service, ending: ExitStack) -> None:
         api_base = f"{local.address}/cdn-cgi/local/explorer/api"
         cloudflare = {"namespace_id": NAMESPACE, "api_base": api_base}
         self.project: Project = init_project(
             root, store="cloudflare", cloudflare=cloudflare
         ).project
         self.root, self.local, self.service = root, local, service
+        self._watching = ending.enter_context(self.open())
         self.set()
 
     def set(self, **variables: Any) -> None:
@@ -91,17 +93,23 @@ class Cloud:
 
     def upload(self, paths: Sequence[str]) -> str:
         """Upload a page for each path; the batch's id."""
+        folder = self.project.folder / "maps"
+        shutil.rmtree(folder, ignore_errors=True)
         for number, path in enumerate(paths):
-            write_map(self.project.folder / "maps", f"{number:04d}.json", a_map(path))
-        return str(self.document("nimbus.upload")["batch_id"])
+            write_map(folder, f"{number:04d}.json", a_map(path))
+        with self.project.open_store() as store:
+            return str(upload(self.project, store, folder).batch_id)
 
     def tick(self) -> dict[str, Any]:
         """What the cron trigger does; what the tick says of itself."""
         cron = urllib.parse.quote(self.project.project_id)
         self._get(f"/cdn-cgi/local/scheduled?cron={cron}")
-        with self.open() as store:
-            entry = store.get(f"tick:{self.project.project_id}")
-        return dict(json.loads(entry.value))
+        return dict(json.loads(self.value(f"tick:{self.project.project_id}")))
+
+    def value(self, key: str) -> str:
+        """What KV holds now."""
+        path = f"/storage/kv/namespaces/{NAMESPACE}/values/{urllib.parse.quote(key, safe='')}"
+        return self._get(f"/cdn-cgi/local/explorer/api{path}")
 
     def counted(self) -> dict[str, int]:
         """Operations on KV and Queue since the beginning."""
@@ -122,8 +130,7 @@ class Cloud:
         """Pages of the latest batch by state, without those of none."""
         from nimbus_tasks.batch.status import view_batch
 
-        with self.open() as store:
-            found = view_batch(self.project, store).tally.counts
+        found = view_batch(self.project, self._watching).tally.counts
         return {state: count for state, count in found.items() if count}
 
     def until(self, condition: Callable[[dict[str, int]], bool], *, ticks: bool = True) -> None:
@@ -133,7 +140,7 @@ class Cloud:
             assert time.monotonic() < deadline, f"it did not happen in time: {counts}"
             if ticks:
                 self.tick()
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def until_ended(self) -> None:
         """Tick until no page is open, and once more, for the batch record."""
@@ -182,6 +189,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, local_worker: LocalWorker, service: Service) -> Cloud:
+def cloud(tmp_path: Path, local_worker: LocalWorker, service: Service) -> Iterator[Cloud]:
     """A project of its own, with a service of its own."""
-    return Cloud(tmp_path, local_worker, service)
+    with ExitStack() as ending:
+        yield Cloud(tmp_path, local_worker, service, ending)

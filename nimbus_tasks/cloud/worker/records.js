@@ -151,6 +151,7 @@ export function small(status) {
   const state = STATES.includes(status.status) ? status.status : "failed";
   const [processing, error] = [object(status.processing), object(status.error)];
   const outcome = { ...error, ...object(status.result) };
+  const started = time((Object.keys(processing).length ? processing : outcome).started);
   const fields = known({
     status: state,
     batch_id: id(status.batch_id) ?? "",
@@ -165,14 +166,14 @@ export function small(status) {
     return {
       ...fields,
       ...known({
-        started: time(processing.started),
+        started,
         step: clip(text(processing.current_step), STEP_BYTES),
         progress: number(processing.progress),
         lease: time(processing.lease),
       }),
     };
   const ended = known({
-    started: time((Object.keys(processing).length ? processing : outcome).started),
+    started,
     completed: time(outcome.completed) ?? time(outcome.timestamp),
     duration_ms: count(outcome.duration_ms),
   });

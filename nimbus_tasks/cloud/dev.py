@@ -67,9 +67,13 @@ class LocalWorker:
 
 
 @contextmanager
-def running(root: Path, worker: WorkerConfig, port: int = DEFAULT_PORT) -> Iterator[LocalWorker]:
-    """The Worker on this machine until the end of the block. Raises :class:`UsageError`."""
-    program = find_wrangler(worker.folder, root)
+def running(
+    root: Path, worker: WorkerConfig, program: str, port: int = DEFAULT_PORT
+) -> Iterator[LocalWorker]:
+    """The Worker on this machine, run by wrangler (``program``), until the end of the block.
+
+    Raises :class:`UsageError` where it does not run.
+    """
     state = worker.folder / ".wrangler"
     state.mkdir(exist_ok=True)
     log = state / "dev.log"
@@ -164,12 +168,13 @@ def dev(
     seconds = check_seconds(every, "--every") or DEFAULT_TICK_SECONDS
     root = project_root(c)
     worker = load_worker(worker_folder(root, folder))
+    program = find_wrangler(worker.folder, root)
     # A terminal that is closed, a job that is ended: wrangler is not to outlive us.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     console.note("Starting wrangler …")
-    with running(root, worker, number) as local:
+    with running(root, worker, program, number) as local:
         style = console.style
         console.say(
             f"{style.sign('ok')} {worker.name} runs at {local.address}, a tick every {seconds:g} s;"

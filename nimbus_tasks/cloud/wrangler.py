@@ -24,6 +24,7 @@ PERMISSIONS = "Workers Scripts: Edit, Workers KV Storage: Edit, Queues: Edit"
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _STRING_OR_LAST_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LABEL = re.compile(r"^(✘ )?(\[ERROR\]|\[wrangler:error\]) ")
 _NOT_LOGGED_IN = re.compile(
     r"not authenticated|wrangler login|set a CLOUDFLARE_API_TOKEN|Not logged in", re.IGNORECASE
 )
@@ -151,7 +152,8 @@ def last_words(said: str) -> str:
     lines = [line.strip(" │┃\t") for line in _ESCAPES.sub("", said).splitlines()]
     lines = [line for line in lines if line]
     errors = [line for line in lines if re.search(r"error|✘|must|cannot", line, re.IGNORECASE)]
-    return (errors or lines or ["it said nothing"])[0][:300]
+    line = (errors or lines or ["it said nothing"])[0]
+    return _LABEL.sub("", line)[:300]
 
 
 def _objects(value: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

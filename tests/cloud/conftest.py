@@ -19,7 +19,7 @@ import pytest
 
 from nimbus_tasks.cloud.dev import LocalWorker, running
 from nimbus_tasks.cloud.init import write_worker
-from nimbus_tasks.cloud.wrangler import load_worker
+from nimbus_tasks.cloud.wrangler import find_wrangler, load_worker
 from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.init import init_project
 from tests.cloud.service import Service
@@ -51,7 +51,9 @@ def local_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWork
             for name, value in quiet_environment(root).items():
                 patch.setenv(name, value)
             patch.setenv("PATH", f"{MODULES / '.bin'}{os.pathsep}{os.environ['PATH']}")
-            local = ending.enter_context(running(root, load_worker(worker.folder), port=0))
+            local = ending.enter_context(
+                running(root, load_worker(worker.folder), find_wrangler(), port=0)
+            )
         yield local
 
 

@@ -32,6 +32,9 @@ class Service:
         self.gate = threading.Event()
         self.gate.set()
         self.mended = False
+        #: What the model says, and what it was asked.
+        self.chat: dict[str, Any] | str = {}
+        self.prompts: list[dict[str, Any]] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,7 +58,12 @@ class Service:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def answer(self, page: dict[str, Any], secret: str | None) -> tuple[int, str, dict[str, str]]:
-        """What is answered for a page record."""
+        """What is answered for a page record, or to a chat."""
+        if "messages" in page:
+            self.prompts.append(page)
+            self.secrets.add(secret)
+            said = self.chat if isinstance(self.chat, str) else json.dumps(self.chat)
+            return 200, json.dumps({"choices": [{"message": {"content": said}}]}), {}
         path = page["source_path"]
         self.asked[path] += 1
         self.secrets.add(secret)

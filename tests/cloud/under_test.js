@@ -9,6 +9,7 @@
 
 import { bury, consume } from "./consumer.js";
 import process from "./processor.js";
+import llm from "./processors/llm.js";
 import { tick } from "./tick.js";
 
 const counts = {};
@@ -57,7 +58,7 @@ export default {
         if (await isAmong(env, project, theirs.kill, message.body)) throw new Error("the invocation has ended");
         if (!(await isAmong(env, project, theirs.lose, message.body))) kept.push(message);
       }
-      await consume({ messages: kept }, theirs, process);
+      await consume({ messages: kept }, theirs, theirs.LLM_URL ? llm : process);
     }
   },
 

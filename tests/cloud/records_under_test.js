@@ -17,12 +17,22 @@ process.stdout.write(
       item: records.queueItem("p", "page_1", status).key,
       place: records.queueKey("p", "page_1", status.queued ?? {}),
       claimed: records.asClaimed(status, by),
-      done: records.asEnded(records.asClaimed(status, by), { ...outcome, changes: 2, confidence: 0.5 }),
-      failed: records.asEnded(records.asClaimed(status, by), { ...outcome, error: "é".repeat(400), code: "broken" }),
+      done: records.asEnded(records.asClaimed(status, by), {
+        ...outcome,
+        changes: 2,
+        confidence: 0.5,
+      }),
+      failed: records.asEnded(records.asClaimed(status, by), {
+        ...outcome,
+        error: "é".repeat(400),
+        code: "broken",
+      }),
       queued: records.asQueued(status),
       cancelled: records.asCancelled(status),
       lost: records.asLost(status, "gone"),
     })),
-    batches: cases.batches.map(([intent, counts, superseded]) => batchStatus(intent, counts, superseded)),
+    batches: cases.batches.map(([intent, counts, superseded]) =>
+      batchStatus(intent, counts, superseded),
+    ),
   }),
 );

@@ -18,10 +18,12 @@ async function environment(env, project) {
   const kept = JSON.parse((await env.KV.get(`test:${project}`)) ?? "{}");
   const tally = (counts[project] ??= {});
   const count = (name) => (tally[name] = (tally[name] ?? 0) + 1);
-  const counted = (target, name) => (...given) => {
-    count(name);
-    return target[name](...given);
-  };
+  const counted =
+    (target, name) =>
+    (...given) => {
+      count(name);
+      return target[name](...given);
+    };
   const KV = new Proxy(env.KV, { get: (target, name) => counted(target, name) });
   const PAGES = {
     sendBatch: (batch) => {
@@ -55,7 +57,8 @@ export default {
       }
       const kept = [];
       for (const message of messages) {
-        if (await isAmong(env, project, theirs.kill, message.body)) throw new Error("the invocation has ended");
+        if (await isAmong(env, project, theirs.kill, message.body))
+          throw new Error("the invocation has ended");
         if (!(await isAmong(env, project, theirs.lose, message.body))) kept.push(message);
       }
       await consume({ messages: kept }, theirs, theirs.LLM_URL ? llm : process);
@@ -66,7 +69,9 @@ export default {
     const url = new URL(request.url);
     const project = url.searchParams.get("project");
     if (url.pathname === "/counts") return Response.json(counts[project] ?? {});
-    await env.PAGES.sendBatch((await request.json()).map((body) => ({ body: { ...body, project }, contentType: "json" })));
+    await env.PAGES.sendBatch(
+      (await request.json()).map((body) => ({ body: { ...body, project }, contentType: "json" })),
+    );
     return new Response("sent");
   },
 };

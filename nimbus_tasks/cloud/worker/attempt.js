@@ -19,7 +19,6 @@ import { isObject, iso, toJson } from "./kv.js";
 import { logEntry } from "./logs.js";
 import { PageError } from "./page_error.js";
 
-
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
 const MAX_BYTES = 25 * 1024 * 1024;
@@ -56,13 +55,20 @@ export class Attempt {
     /** @type {any} */
     let timer;
     const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(new PageError(`took longer than ${seconds} seconds`, "timeout")), 1000 * seconds);
+      timer = setTimeout(
+        () => reject(new PageError(`took longer than ${seconds} seconds`, "timeout")),
+        1000 * seconds,
+      );
     });
     try {
-      if (page.value === undefined) throw new PageError("its content is not in the store", "missing_page");
-      if (!isObject(page.value)) throw new PageError("its record holds no JSON object", "unreadable_page");
+      if (page.value === undefined)
+        throw new PageError("its content is not in the store", "missing_page");
+      if (!isObject(page.value))
+        throw new PageError("its record holds no JSON object", "unreadable_page");
       const report = Object.assign(this.report.bind(this), { signal: stop.signal });
-      const work = Promise.resolve().then(() => processor(structuredClone(page.value), env, report));
+      const work = Promise.resolve().then(() =>
+        processor(structuredClone(page.value), env, report),
+      );
       return this.succeeded(await Promise.race([work, late]), page);
     } catch (error) {
       return error instanceof PageError
@@ -87,9 +93,13 @@ export class Attempt {
     if (this.isOver) return;
     this.#endStep();
     this.step = String(step).slice(0, 200);
-    if (typeof percent === "number" && !Number.isNaN(percent)) this.percent = Math.min(100, Math.max(0, percent));
+    if (typeof percent === "number" && !Number.isNaN(percent))
+      this.percent = Math.min(100, Math.max(0, percent));
     if (this.entries.length >= MAX_STEPS_LOGGED) this.leftOut += 1;
-    else this.entries.push(logEntry(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) }));
+    else
+      this.entries.push(
+        logEntry(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) }),
+      );
   }
 
   /**
@@ -102,8 +112,18 @@ export class Attempt {
     this.#endStep();
     const error = String(message).slice(0, MAX_TEXT);
     const short = String(code).slice(0, 80);
-    this.entries.push(logEntry(this.step ?? "start", error, { level: "error", data: { ...this.#facts(), code: short } }));
-    return { ...this.#times(), error, code: short, ...(retryAfter === undefined ? {} : { retryAfter }) };
+    this.entries.push(
+      logEntry(this.step ?? "start", error, {
+        level: "error",
+        data: { ...this.#facts(), code: short },
+      }),
+    );
+    return {
+      ...this.#times(),
+      error,
+      code: short,
+      ...(retryAfter === undefined ? {} : { retryAfter }),
+    };
   }
 
   /**
@@ -112,18 +132,40 @@ export class Attempt {
    * @returns {Outcome}
    */
   succeeded(result, page) {
-    if (!isObject(result)) throw new PageError("the processor returned no object with 'changes', 'confidence' and 'optimization'", "bad_result");
+    if (!isObject(result))
+      throw new PageError(
+        "the processor returned no object with 'changes', 'confidence' and 'optimization'",
+        "bad_result",
+      );
     const { optimization } = result;
     const changes = result.changes ?? 0;
-    if (!Number.isSafeInteger(changes) || changes < 0) throw new PageError(`'changes' is ${briefly(changes)}, not a count of changes`, "bad_result");
+    if (!Number.isSafeInteger(changes) || changes < 0)
+      throw new PageError(`'changes' is ${briefly(changes)}, not a count of changes`, "bad_result");
     const confidence = result.confidence ?? null;
-    const usable = confidence === null || (typeof confidence === "number" && confidence >= 0 && confidence <= 1);
-    if (!usable) throw new PageError(`'confidence' is ${briefly(confidence)}, not a number from 0 to 1`, "bad_result");
-    const pageText = optimization === undefined || optimization === null ? undefined : withOptimization(page, optimization);
+    const usable =
+      confidence === null || (typeof confidence === "number" && confidence >= 0 && confidence <= 1);
+    if (!usable)
+      throw new PageError(
+        `'confidence' is ${briefly(confidence)}, not a number from 0 to 1`,
+        "bad_result",
+      );
+    const pageText =
+      optimization === undefined || optimization === null
+        ? undefined
+        : withOptimization(page, optimization);
     this.#endStep();
     const left = this.leftOut ? `; ${this.leftOut} more steps are not logged` : "";
-    this.entries.push(logEntry("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, { data: this.#facts() }));
-    return { ...this.#times(), changes, confidence: confidence && Number(confidence.toFixed(4)), pageText };
+    this.entries.push(
+      logEntry("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
+        data: this.#facts(),
+      }),
+    );
+    return {
+      ...this.#times(),
+      changes,
+      confidence: confidence && Number(confidence.toFixed(4)),
+      pageText,
+    };
   }
 
   #facts() {
@@ -149,11 +191,13 @@ export class Attempt {
  * @param {any} optimization
  */
 function withOptimization({ value, text }, optimization) {
-  if (depth(optimization) > MAX_DEPTH) throw new PageError("'optimization' is nested too deeply", "bad_result");
+  if (depth(optimization) > MAX_DEPTH)
+    throw new PageError("'optimization' is nested too deeply", "bad_result");
   const whole = text.trimEnd();
-  const joined = "optimization" in value || whole === "{}"
-    ? toJson({ ...value, optimization })
-    : `${whole.slice(0, -1)},"optimization":${toJson(optimization)}}`;
+  const joined =
+    "optimization" in value || whole === "{}"
+      ? toJson({ ...value, optimization })
+      : `${whole.slice(0, -1)},"optimization":${toJson(optimization)}}`;
   if (joined.length > MAX_BYTES / 4 && new TextEncoder().encode(joined).length > MAX_BYTES) {
     throw new PageError("page and optimization are too large for the store", "too_large");
   }
@@ -163,7 +207,10 @@ function withOptimization({ value, text }, optimization) {
 /** @param {any} value @returns {number} */
 function depth(value, above = 0) {
   if (above > MAX_DEPTH || typeof value !== "object" || value === null) return above;
-  return Object.values(value).reduce((deepest, part) => Math.max(deepest, depth(part, above + 1)), above + 1);
+  return Object.values(value).reduce(
+    (deepest, part) => Math.max(deepest, depth(part, above + 1)),
+    above + 1,
+  );
 }
 
 /** @param {any} value */

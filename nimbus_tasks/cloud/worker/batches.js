@@ -11,10 +11,27 @@
  */
 
 import { UNREADABLE, iso } from "./kv.js";
-import { ENDED, STATES, batchKey, clip, count, id, known, lastPart, object, text, time } from "./records.js";
+import {
+  ENDED,
+  STATES,
+  batchKey,
+  clip,
+  count,
+  id,
+  known,
+  lastPart,
+  object,
+  text,
+  time,
+} from "./records.js";
 
 const ENDED_BATCH = ["completed", "partially_completed", "failed", "cancelled"];
-const INTENT_OF_STATUS = { uploading: "upload", retrying: "retry", cancelling: "cancel", cancelled: "cancel" };
+const INTENT_OF_STATUS = {
+  uploading: "upload",
+  retrying: "retry",
+  cancelling: "cancel",
+  cancelled: "cancel",
+};
 const REASON_BYTES = 260;
 
 /** Whether nothing changes the batch unasked. */
@@ -75,7 +92,8 @@ export class Tally {
       this.timed += 1;
     }
     const waits = !["processing", "done", "failed"].includes(status.status);
-    if (waits && String(status.updated) > this.lastWaiting) this.lastWaiting = String(status.updated);
+    if (waits && String(status.updated) > this.lastWaiting)
+      this.lastWaiting = String(status.updated);
   }
 
   /** @param {number} pageCount  what the batch record lists; pages without a status are uploaded */
@@ -124,7 +142,8 @@ export function batchStatus(intent, counts, superseded) {
  * @param {number} lagSeconds
  */
 export async function saveSnapshot(kv, project, head, tally, lagSeconds) {
-  if (head.intent === "upload" || tally.lastWaiting > iso(Date.now() - lagSeconds * 1000)) return false;
+  if (head.intent === "upload" || tally.lastWaiting > iso(Date.now() - lagSeconds * 1000))
+    return false;
   if (isUpToDate(head, tally)) return false;
   const key = batchKey(project, head.id);
   const { value, metadata } = await kv.getWithText(key);
@@ -133,7 +152,10 @@ export async function saveSnapshot(kv, project, head, tally, lagSeconds) {
   const { intent } = headOf(head.id, ours ? metadata : value);
   if (intent !== head.intent) return false; // one of the two is old
   const pages = Object.fromEntries(
-    Object.entries(object(value.pages)).map(([page, info]) => [page, { ...object(info), status: tally.states.get(page) ?? "uploaded" }]),
+    Object.entries(object(value.pages)).map(([page, info]) => [
+      page,
+      { ...object(info), status: tally.states.get(page) ?? "uploaded" },
+    ]),
   );
   const counts = tally.counts(Object.keys(pages).length);
   const pageCount = Object.values(counts).reduce((sum, some) => sum + some, 0);

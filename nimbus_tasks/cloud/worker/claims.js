@@ -8,7 +8,21 @@
 
 import { isObject, iso } from "./kv.js";
 import { addToLog, logEntry } from "./logs.js";
-import { MAX_LAPSES, asCancelled, asClaimed, asLost, asQueued, hasLapsed, id, isNewer, lastPart, queueItem, queueKey, small, statusKey } from "./records.js";
+import {
+  MAX_LAPSES,
+  asCancelled,
+  asClaimed,
+  asLost,
+  asQueued,
+  hasLapsed,
+  id,
+  isNewer,
+  lastPart,
+  queueItem,
+  queueKey,
+  small,
+  statusKey,
+} from "./records.js";
 
 // What a Queue takes in one call. A message's size is counted as its JSON.
 const MESSAGES_A_SEND = 100;
@@ -53,11 +67,18 @@ export async function claimItems(kv, env, settings, items, cancelled) {
   await write(kv, project, after);
   const claims = [...after].filter(([, status]) => status.status === "processing");
   try {
-    await sendAll(env.PAGES, claims.map(([page, status]) => jobOf(page, status)));
+    await sendAll(
+      env.PAGES,
+      claims.map(([page, status]) => jobOf(page, status)),
+    );
   } catch (error) {
     // Nothing was lost: the items are there still, and the pages are as if never claimed. One that
     // was sent all the same finds that its claim is over.
-    await write(kv, project, new Map(claims.map(([page]) => [page, { ...before.get(page), updated: iso() }])));
+    await write(
+      kv,
+      project,
+      new Map(claims.map(([page]) => [page, { ...before.get(page), updated: iso() }])),
+    );
     throw error;
   }
   await kv.all(used, (item) => kv.delete(item));
@@ -103,7 +124,12 @@ export async function takeUpLapsed(kv, project, pages, cancelled) {
     const lapses = (status.lapses ?? 0) + 1;
     const next = { ...status, lapses };
     if (lapses >= MAX_LAPSES) {
-      await putStatus(kv, project, page, asLost(next, `${MAX_LAPSES} workers vanished while they had this page`));
+      await putStatus(
+        kv,
+        project,
+        page,
+        asLost(next, `${MAX_LAPSES} workers vanished while they had this page`),
+      );
     } else if (cancelled.has(status.batch_id)) {
       await putStatus(kv, project, page, asCancelled(next));
     } else {
@@ -142,14 +168,23 @@ export async function putStatus(kv, project, page, status) {
 /** @param {number} leaseSeconds */
 function newClaim(leaseSeconds) {
   const now = Date.now();
-  const claim = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const claim = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) =>
+    byte.toString(16).padStart(2, "0"),
+  ).join("");
   return { claim, claimed: iso(now), lease: iso(now + leaseSeconds * 1000) };
 }
 
 /** @param {string} page @param {any} status @returns {import("./records.js").Job} */
 function jobOf(page, status) {
   const { claim, started, lease } = status.processing;
-  return { page_id: page, batch_id: status.batch_id, attempt: status.attempts, claim, claimed: started, lease };
+  return {
+    page_id: page,
+    batch_id: status.batch_id,
+    attempt: status.attempts,
+    claim,
+    claimed: started,
+    lease,
+  };
 }
 
 /**

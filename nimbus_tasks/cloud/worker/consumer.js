@@ -15,7 +15,16 @@ import { readHeads } from "./batches.js";
 import { claimItems, putInQueue, putStatus } from "./claims.js";
 import { Kv, UNREADABLE, isObject, iso, sleep } from "./kv.js";
 import { addToLog } from "./logs.js";
-import { asEnded, asQueued, asRenewed, batchKey, held, pageKey, placeOf, statusKey } from "./records.js";
+import {
+  asEnded,
+  asQueued,
+  asRenewed,
+  batchKey,
+  held,
+  pageKey,
+  placeOf,
+  statusKey,
+} from "./records.js";
 import { settings as read } from "./settings.js";
 
 const WRITE_MS = 1100; // KV takes one write a second for a key
@@ -32,7 +41,8 @@ export async function consume(batch, env, processor) {
   const settings = read(env);
   // One budget for all messages of the invocation, since Cloudflare counts them together.
   const kv = new Kv(env.KV, settings.operations);
-  const run = (/** @type {Message<any>} */ message) => handle(message, kv, env, settings, processor);
+  const run = (/** @type {Message<any>} */ message) =>
+    handle(message, kv, env, settings, processor);
   const first = batch.messages.filter((message) => message.attempts === 1);
   await Promise.all(first.map(run));
   // What comes again may be what ended an invocation (its memory, its CPU): one after the other, and
@@ -67,9 +77,10 @@ export async function bury(batch, env) {
  */
 async function handle(message, kv, env, settings, processor) {
   try {
-    const again = message.body?.claim instanceof Array
-      ? await claimGroup(message.body.claim, kv, env, settings)
-      : await workOn(message, kv, env, settings, processor);
+    const again =
+      message.body?.claim instanceof Array
+        ? await claimGroup(message.body.claim, kv, env, settings)
+        : await workOn(message, kv, env, settings, processor);
     if (again === undefined) message.ack();
     else message.retry({ delaySeconds: again });
   } catch (error) {
@@ -86,7 +97,9 @@ async function handle(message, kv, env, settings, processor) {
  */
 async function claimGroup(keys, kv, env, settings) {
   const heads = [...(await readHeads(kv, settings.project)).values()];
-  const cancelled = new Set(heads.filter((head) => head.intent === "cancel").map((head) => head.id));
+  const cancelled = new Set(
+    heads.filter((head) => head.intent === "cancel").map((head) => head.id),
+  );
   await claimItems(kv, env, settings, keys, cancelled);
 }
 
@@ -166,7 +179,12 @@ async function renew(kv, { project, leaseSeconds }, job, attempt, step = attempt
   const status = isObject(found) ? held(found, job) : null;
   if (status === null) return false;
   const lease = iso(Date.now() + 1000 * leaseSeconds);
-  await putStatus(kv, project, job.page_id, asRenewed(status, { step, percent: attempt.percent, updated: iso(), lease }));
+  await putStatus(
+    kv,
+    project,
+    job.page_id,
+    asRenewed(status, { step, percent: attempt.percent, updated: iso(), lease }),
+  );
   return true;
 }
 
@@ -181,16 +199,29 @@ async function renew(kv, { project, leaseSeconds }, job, attempt, step = attempt
  */
 async function write(kv, { project, maxAttempts }, job, outcome, metadata) {
   const found = await kv.get(statusKey(project, job.page_id));
-  const status = isObject(found) ? held(found, job) : found === UNREADABLE ? { batch_id: job.batch_id, attempts: job.attempt, status: "processing" } : null;
+  const status = isObject(found)
+    ? held(found, job)
+    : found === UNREADABLE
+      ? { batch_id: job.batch_id, attempts: job.attempt, status: "processing" }
+      : null;
   if (status === null) {
     console.log(JSON.stringify({ refused: job }));
     return;
   }
-  const again = outcome.error !== undefined && job.attempt < maxAttempts && !(await isCancelled(kv, project, job.batch_id));
-  if (outcome.pageText !== undefined) await kv.put(pageKey(project, job.page_id), outcome.pageText, metadata);
+  const again =
+    outcome.error !== undefined &&
+    job.attempt < maxAttempts &&
+    !(await isCancelled(kv, project, job.batch_id));
+  if (outcome.pageText !== undefined)
+    await kv.put(pageKey(project, job.page_id), outcome.pageText, metadata);
   await addToLog(kv, project, job.page_id, outcome.entries);
   if (again) {
-    await putInQueue(kv, project, job.page_id, asQueued(status, { ...placeOf(status), queued_at: iso() }));
+    await putInQueue(
+      kv,
+      project,
+      job.page_id,
+      asQueued(status, { ...placeOf(status), queued_at: iso() }),
+    );
   } else {
     await putStatus(kv, project, job.page_id, asEnded(status, outcome));
   }

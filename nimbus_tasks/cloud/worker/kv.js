@@ -3,7 +3,8 @@
  */
 
 /** The time as the records have it, with six digits, so that text order is time order. */
-export const iso = (/** @type {number} */ ms = Date.now()) => new Date(ms).toISOString().replace("Z", "000Z");
+export const iso = (/** @type {number} */ ms = Date.now()) =>
+  new Date(ms).toISOString().replace("Z", "000Z");
 
 /** A value that is there and is no JSON object. */
 export const UNREADABLE = Symbol("unreadable");
@@ -136,7 +137,9 @@ export class OutOfOperations extends Error {}
  * @param {unknown} value
  */
 export function toJson(value) {
-  return JSON.stringify(value, (_, part) => (typeof part === "string" ? part.toWellFormed() : part));
+  return JSON.stringify(value, (_, part) =>
+    typeof part === "string" ? part.toWellFormed() : part,
+  );
 }
 
 /** @param {string | null} text */

@@ -20,14 +20,21 @@ const [PATH_BYTES, ERROR_BYTES, STEP_BYTES, CODE_BYTES] = [220, 260, 120, 60];
 /** A claim of a writer that knows no leases counts as given up when so long nothing came of it. */
 const LEASELESS_MS = 600_000;
 const CLOCK_SKEW_MS = 300_000;
+/** The part of a record that goes with its state. @type {Record<string, string>} */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
 const PART_FIELDS =
-  "priority queued_at started current_step progress claim lease completed success changes confidence duration_ms message code timestamp".split(" ");
+  "priority queued_at started current_step progress claim lease completed success changes confidence duration_ms message code timestamp".split(
+    " ",
+  );
 
-export const batchKey = (/** @type {string} */ project, /** @type {string} */ batch) => `batch:${project}:${batch}`;
-export const pageKey = (/** @type {string} */ project, /** @type {string} */ page) => `page:${project}:${page}`;
-export const statusKey = (/** @type {string} */ project, /** @type {string} */ page) => `status:${project}:${page}`;
-export const logsKey = (/** @type {string} */ project, /** @type {string} */ page) => `logs:${project}:${page}`;
+export const batchKey = (/** @type {string} */ project, /** @type {string} */ batch) =>
+  `batch:${project}:${batch}`;
+export const pageKey = (/** @type {string} */ project, /** @type {string} */ page) =>
+  `page:${project}:${page}`;
+export const statusKey = (/** @type {string} */ project, /** @type {string} */ page) =>
+  `status:${project}:${page}`;
+export const logsKey = (/** @type {string} */ project, /** @type {string} */ page) =>
+  `logs:${project}:${page}`;
 /** The id at the end of a key. */
 export const lastPart = (/** @type {string} */ key) => key.slice(key.lastIndexOf(":") + 1);
 
@@ -60,9 +67,21 @@ export function isNewer(key, moment) {
  * @param {Status} status
  */
 export function queueItem(project, page, status) {
-  const place = { priority: placeOf(status).priority ?? NEW_PAGE_PRIORITY, queued_at: placeOf(status).queued_at ?? status.updated };
-  const value = { page_id: page, batch_id: status.batch_id, ...place, attempts: count(status.attempts) ?? 0 };
-  return { key: queueKey(project, page, place), value, metadata: { page_id: page, batch_id: status.batch_id } };
+  const place = {
+    priority: placeOf(status).priority ?? NEW_PAGE_PRIORITY,
+    queued_at: placeOf(status).queued_at ?? status.updated,
+  };
+  const value = {
+    page_id: page,
+    batch_id: status.batch_id,
+    ...place,
+    attempts: count(status.attempts) ?? 0,
+  };
+  return {
+    key: queueKey(project, page, place),
+    value,
+    metadata: { page_id: page, batch_id: status.batch_id },
+  };
 }
 
 /**
@@ -78,7 +97,14 @@ export function asClaimed(status, { claim, claimed, lease }) {
     updated: claimed,
     attempts: (count(status.attempts) ?? 0) + 1,
     ...(Object.keys(place).length ? { queued: place } : {}),
-    processing: { ...unknownOf(status), started: claimed, current_step: null, progress: 0, claim, lease },
+    processing: {
+      ...unknownOf(status),
+      started: claimed,
+      current_step: null,
+      progress: 0,
+      claim,
+      lease,
+    },
   };
 }
 
@@ -87,7 +113,11 @@ export function asClaimed(status, { claim, claimed, lease }) {
  * @param {{step: string | null, percent: number, updated: string, lease: string}} at
  */
 export function asRenewed(status, { step, percent, updated, lease }) {
-  return { ...status, updated, processing: { ...status.processing, current_step: step, progress: percent, lease } };
+  return {
+    ...status,
+    updated,
+    processing: { ...status.processing, current_step: step, progress: percent, lease },
+  };
 }
 
 /**
@@ -95,12 +125,25 @@ export function asRenewed(status, { step, percent, updated, lease }) {
  * @param {{started: string, completed: string, duration_ms: number, changes?: number,
  *   confidence?: number | null, error?: string, code?: string}} outcome
  */
-export function asEnded(status, { started, completed, duration_ms, changes, confidence, error, code }) {
+export function asEnded(
+  status,
+  { started, completed, duration_ms, changes, confidence, error, code },
+) {
   const { lapses, ...base } = without(status);
   const part = { ...unknownOf(status) };
   return error === undefined
-    ? { ...base, status: "done", updated: iso(), result: { ...part, completed, success: true, changes, confidence, duration_ms, started } }
-    : { ...base, status: "failed", updated: iso(), error: { ...part, message: error, code, timestamp: completed, started, duration_ms } };
+    ? {
+        ...base,
+        status: "done",
+        updated: iso(),
+        result: { ...part, completed, success: true, changes, confidence, duration_ms, started },
+      }
+    : {
+        ...base,
+        status: "failed",
+        updated: iso(),
+        error: { ...part, message: error, code, timestamp: completed, started, duration_ms },
+      };
 }
 
 /**
@@ -110,7 +153,10 @@ export function asEnded(status, { started, completed, duration_ms, changes, conf
  */
 export function asQueued(status, place = placeOf(status)) {
   const updated = iso();
-  const at = { priority: place.priority ?? NEW_PAGE_PRIORITY, queued_at: place.queued_at ?? updated };
+  const at = {
+    priority: place.priority ?? NEW_PAGE_PRIORITY,
+    queued_at: place.queued_at ?? updated,
+  };
   return { ...without(status), status: "queued", updated, queued: at };
 }
 
@@ -130,7 +176,12 @@ export function asLost(status, error) {
     ...without(status),
     status: "failed",
     updated: now,
-    error: { message: error, code: "worker_lost", timestamp: now, ...known({ started: time(status.processing?.started) }) },
+    error: {
+      message: error,
+      code: "worker_lost",
+      timestamp: now,
+      ...known({ started: time(status.processing?.started) }),
+    },
   };
 }
 
@@ -178,7 +229,11 @@ export function small(status) {
     duration_ms: count(outcome.duration_ms),
   });
   if (state === "done")
-    return { ...fields, ...ended, ...known({ changes: count(outcome.changes), confidence: number(outcome.confidence) }) };
+    return {
+      ...fields,
+      ...ended,
+      ...known({ changes: count(outcome.changes), confidence: number(outcome.confidence) }),
+    };
   if (state !== "failed") return fields;
   const failed = { ...fields, ...ended, ...known({ code: clip(text(error.code), CODE_BYTES) }) };
   // The error has what the others leave.
@@ -221,19 +276,24 @@ export const object = (value) => /** @type {any} */ (isObject(value) ? value : {
 /** @type {(value: unknown) => string | undefined} */
 export const text = (value) => (typeof value === "string" ? value : undefined);
 /** @type {(value: unknown) => string | undefined} */
-export const time = (value) => (typeof value === "string" && value.length <= 40 ? value : undefined);
+export const time = (value) =>
+  typeof value === "string" && value.length <= 40 ? value : undefined;
 /** @type {(value: unknown) => number | undefined} */
-export const number = (value) => (typeof value === "number" && Math.abs(value) < 2 ** 53 ? value : undefined);
+export const number = (value) =>
+  typeof value === "number" && Math.abs(value) < 2 ** 53 ? value : undefined;
 /** @type {(value: unknown) => number | undefined} */
 export const count = (value) => {
   const found = number(value);
   return found !== undefined && found >= 0 ? Math.trunc(found) : undefined;
 };
 /** @type {(value: unknown) => string | undefined} */
-export const id = (value) => (typeof value === "string" && /^[A-Za-z0-9_-]{1,128}$/.test(value) ? value : undefined);
+export const id = (value) =>
+  typeof value === "string" && /^[A-Za-z0-9_-]{1,128}$/.test(value) ? value : undefined;
 /** Those of the fields that are there. @type {<T extends object>(fields: T) => T} */
 export const known = (fields) =>
-  /** @type {any} */ (Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)));
+  /** @type {any} */ (
+    Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+  );
 
 /** @type {(value: unknown) => number | undefined} */
 function priority(value) {
@@ -249,7 +309,7 @@ function without(status) {
 
 /** Unknown fields of the part that goes with the state. @param {Status} status */
 function unknownOf(status) {
-  const part = object(status[PARTS[/** @type {keyof PARTS} */ (status.status)]]);
+  const part = object(status[PARTS[status.status]]);
   return Object.fromEntries(Object.entries(part).filter(([name]) => !PART_FIELDS.includes(name)));
 }
 

@@ -62,23 +62,33 @@ async function work(env, settings, kv, heads, queue, memory) {
   const { project, lagSeconds, operations } = settings;
   const spare = Math.ceil(operations * SPARE);
   const room = (/** @type {number} */ cost) => Math.max(0, Math.floor((kv.left - spare) / cost));
-  const cancelled = new Set([...heads.values()].filter((head) => head.intent === "cancel").map((head) => head.id));
+  const cancelled = new Set(
+    [...heads.values()].filter((head) => head.intent === "cancel").map((head) => head.id),
+  );
   const census = await takeCensus(kv, project, !queue.cursor);
 
-  const lapsed = await takeUpLapsed(kv, project, census.lapsed.slice(0, room(OPERATIONS_A_MEND)), cancelled);
+  const lapsed = await takeUpLapsed(
+    kv,
+    project,
+    census.lapsed.slice(0, room(OPERATIONS_A_MEND)),
+    cancelled,
+  );
   // Only where all of the queue was seen can a page be missing from it.
   const lost = queue.cursor ? [] : missing(project, census.queued, queue.keys, memory, lagSeconds);
   const queuedAgain = await queueLost(kv, project, lost.slice(0, room(OPERATIONS_A_MEND)));
 
   // What is done in two minutes, and at the beginning what is worked on at once and as much again:
   // a claim that waits in the queue for longer than its lease would be taken up twice.
-  const wanted = Math.min(MAX_WANTED, Math.max(2 * settings.concurrency, 2 * census.endedLately)) - census.inFlight;
+  const wanted =
+    Math.min(MAX_WANTED, Math.max(2 * settings.concurrency, 2 * census.endedLately)) -
+    census.inFlight;
   const items = await firstItems(kv, project, queue, wanted, memory);
   const ours = items.slice(0, room(OPERATIONS_A_CLAIM));
   const claimed = await claimItems(kv, env, settings, ours, cancelled);
   const size = Math.max(1, Math.min(MAX_GROUP, Math.floor((operations - 5) / OPERATIONS_A_CLAIM)));
   const groups = [];
-  for (let at = ours.length; at < items.length; at += size) groups.push({ claim: items.slice(at, at + size) });
+  for (let at = ours.length; at < items.length; at += size)
+    groups.push({ claim: items.slice(at, at + size) });
   await sendAll(env.PAGES, groups);
   for (const item of items) memory[shortKey(project, item)] = Date.now();
 
@@ -86,13 +96,24 @@ async function work(env, settings, kv, heads, queue, memory) {
   let snapshots = 0;
   for (const head of heads.values()) {
     const tally = census.tallies.get(head.id);
-    const atWork = tally && [...tally.states.values()].some((state) => ["uploaded", "queued", "processing"].includes(state));
+    const atWork =
+      tally &&
+      [...tally.states.values()].some((state) =>
+        ["uploaded", "queued", "processing"].includes(state),
+      );
     if (!tally || (isFinal(head) && !atWork) || kv.left < 3) continue;
     await addSuperseded(kv, project, head, tally);
     snapshots += Number(await saveSnapshot(kv, project, head, tally, lagSeconds));
   }
   const handed = items.length - ours.length;
-  return { claimed: claimed.size, handed, lapsed: lapsed.length, queued_again: queuedAgain, snapshots, operations: operations - kv.left };
+  return {
+    claimed: claimed.size,
+    handed,
+    lapsed: lapsed.length,
+    queued_again: queuedAgain,
+    snapshots,
+    operations: operations - kv.left,
+  };
 }
 
 /**
@@ -129,7 +150,8 @@ async function takeCensus(kv, project, withQueued) {
     if (metadata?.status && metadata?.batch_id) add(lastPart(name), metadata);
     else bare.push(name); // its writer, the seed's, gave none
   }
-  for (const [name, status] of await kv.getMany(bare)) if (isObject(status)) add(lastPart(name), small(status));
+  for (const [name, status] of await kv.getMany(bare))
+    if (isObject(status)) add(lastPart(name), small(status));
   return census;
 }
 
@@ -166,7 +188,8 @@ function missing(project, queued, items, memory, lagSeconds) {
   const before = iso(Date.now() - lagSeconds * 1000);
   return [...queued].flatMap(([page, status]) => {
     const key = queueKey(project, page, status);
-    const isThere = key === null ? pages.has(page) : keys.has(key) || shortKey(project, key) in memory;
+    const isThere =
+      key === null ? pages.has(page) : keys.has(key) || shortKey(project, key) in memory;
     // The item of a page that was queued just now may not be seen yet.
     return isThere || (lagSeconds > 0 && status.updated > before) ? [] : [page];
   });
@@ -191,7 +214,8 @@ async function addSuperseded(kv, project, head, tally) {
   if (tally.states.size >= head.pageCount) return;
   for await (const { name, metadata } of kv.scan(`superseded:${project}:${head.id}:`)) {
     const page = lastPart(name);
-    if (!tally.states.has(page)) tally.add(page, metadata?.status ? metadata : small(/** @type {any} */ (await kv.get(name))));
+    if (!tally.states.has(page))
+      tally.add(page, metadata?.status ? metadata : small(/** @type {any} */ (await kv.get(name))));
   }
 }
 
@@ -210,10 +234,13 @@ async function begin(kv, project, lagSeconds) {
   const record = isObject(found) ? found : {};
   if (record.until > Date.now()) return null;
   const since = Date.now() - 3000 * lagSeconds;
-  const handed = Object.fromEntries(Object.entries(record.handed ?? {}).filter(([, at]) => at > since));
+  const handed = Object.fromEntries(
+    Object.entries(record.handed ?? {}).filter(([, at]) => at > since),
+  );
   await kv.put(memoryKey(project), { until: Date.now() + 1000 * LOCK_SECONDS, handed });
   return handed;
 }
 
 const memoryKey = (/** @type {string} */ project) => `cloud:${project}:tick`;
-const shortKey = (/** @type {string} */ project, /** @type {string} */ key) => key.slice(`queue:${project}:`.length);
+const shortKey = (/** @type {string} */ project, /** @type {string} */ key) =>
+  key.slice(`queue:${project}:`.length);

@@ -26,9 +26,14 @@ export default async function process(page, env, progress) {
     if (env.PROCESSOR_SECRET_HEADER) secret[env.PROCESSOR_SECRET_HEADER] = env.PROCESSOR_SECRET;
     else secret.Authorization = `Bearer ${env.PROCESSOR_SECRET}`;
   }
-  const answer = answerOf(await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal));
+  const answer = answerOf(
+    await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal),
+  );
   if (answer.error) {
-    throw new PageError(String(answer.error.message ?? answer.error), String(answer.error.code ?? "processor_error"));
+    throw new PageError(
+      String(answer.error.message ?? answer.error),
+      String(answer.error.code ?? "processor_error"),
+    );
   }
   return answer;
 }

@@ -21,7 +21,10 @@ const SCHEMA = {
   properties: {
     title: { type: "string", description: "50 to 60 characters" },
     description: { type: "string", description: "120 to 155 characters" },
-    confidence: { type: "number", description: "0 to 1: how sure you are that both are better than what is there" },
+    confidence: {
+      type: "number",
+      description: "0 to 1: how sure you are that both are better than what is there",
+    },
   },
 };
 
@@ -36,7 +39,10 @@ export default async function process(page, env, progress) {
   const request = {
     model: String(env.LLM_MODEL ?? ""),
     messages: messagesFor(page),
-    response_format: { type: "json_schema", json_schema: { name: "page_head", strict: true, schema: SCHEMA } },
+    response_format: {
+      type: "json_schema",
+      json_schema: { name: "page_head", strict: true, schema: SCHEMA },
+    },
   };
   /** @type {Record<string, string>} */
   const secret = env.LLM_API_KEY ? { Authorization: `Bearer ${env.LLM_API_KEY}` } : {};
@@ -44,21 +50,36 @@ export default async function process(page, env, progress) {
   progress("check its answer", 90);
   const choice = answer.choices?.[0];
   if (choice?.message?.refusal) throw new PageError("the model refused", "refused");
-  const { title, description, confidence } = checkedAnswer(answerOf(unfenced(String(choice?.message?.content ?? ""))));
+  const { title, description, confidence } = checkedAnswer(
+    answerOf(unfenced(String(choice?.message?.content ?? ""))),
+  );
   const before = { title: textOf(head.title), description: textOf(head.metaDescription) };
   const optimization = {
     ...(title === before.title ? {} : { title: { before: before.title, after: title } }),
-    ...(description === before.description ? {} : { description: { before: before.description, after: description } }),
+    ...(description === before.description
+      ? {}
+      : { description: { before: before.description, after: description } }),
   };
-  return { changes: Object.keys(optimization).length, confidence, optimization: { ...optimization, model: request.model } };
+  return {
+    changes: Object.keys(optimization).length,
+    confidence,
+    optimization: { ...optimization, model: request.model },
+  };
 }
 
 /** @param {any} page */
 export function messagesFor(page) {
   const mark = crypto.randomUUID();
   const { head = {}, blocks = [] } = page.extraction ?? {};
-  const texts = Array.isArray(blocks) ? blocks.map((block) => textOf(block?.text)).filter(Boolean) : [];
-  const content = [`Title: ${textOf(head.title)}`, `Description: ${textOf(head.metaDescription)}`, "", ...texts].join("\n");
+  const texts = Array.isArray(blocks)
+    ? blocks.map((block) => textOf(block?.text)).filter(Boolean)
+    : [];
+  const content = [
+    `Title: ${textOf(head.title)}`,
+    `Description: ${textOf(head.metaDescription)}`,
+    "",
+    ...texts,
+  ].join("\n");
   return [
     {
       role: "system",
@@ -80,7 +101,10 @@ export function checkedAnswer(answer) {
   for (const [name, value] of Object.entries({ title, description })) {
     const limit = LIMITS[/** @type {"title"} */ (name)];
     if (typeof value !== "string" || !textOf(value) || textOf(value).length > limit) {
-      throw new PageError(`the model's ${name} is no text of 1 to ${limit} characters`, "bad_result");
+      throw new PageError(
+        `the model's ${name} is no text of 1 to ${limit} characters`,
+        "bad_result",
+      );
     }
   }
   if (typeof confidence !== "number" || !(confidence >= 0 && confidence <= 1)) {

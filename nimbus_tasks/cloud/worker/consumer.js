@@ -63,7 +63,8 @@ export async function bury(batch, env) {
     // A group of keys needs nothing: its items are in the queue, and the next ticks hand them out.
     if (!isObject(message.body) || !message.body.page_id) continue;
     const attempt = new Attempt(message.body);
-    const words = "Cloudflare ended every invocation that had this page (memory, CPU, or time)";
+    const words =
+      "the Queue gave it up: every invocation that had it ended early (memory, CPU), or KV failed";
     await write(kv, settings, message.body, attempt.failed(words, "worker_lost"), null);
   }
 }

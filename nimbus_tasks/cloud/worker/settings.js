@@ -30,6 +30,8 @@ export function settings(env) {
     concurrency: number("CONCURRENCY", 50),
     // After so long a page comes again that could not be worked on, by no fault of its own.
     againSeconds: number("AGAIN_SECONDS", 30),
+    // Messages of one invocation of the consumer, which share its operations: its max_batch_size.
+    batchSize: Math.max(1, number("BATCH_SIZE", 5)),
     // For so long a read of KV may show what was before somebody's write.
     lagSeconds: number("LAG_SECONDS", 60),
   };

@@ -15,12 +15,11 @@
 import { Tally, isFinal, readHeads, saveSnapshot } from "./batches.js";
 import { claimItems, putInQueue, sendAll, takeUpLapsed } from "./claims.js";
 import { Kv, OutOfOperations, isObject, iso } from "./kv.js";
-import { asQueued, hasLapsed, lastPart, queueKey, small, statusKey } from "./records.js";
+import { STATES, asQueued, hasLapsed, lastPart, queueKey, small, statusKey } from "./records.js";
 import { settings as read } from "./settings.js";
 
 const OPERATIONS_A_CLAIM = 2.02; // status, item, and a hundredth of a bulk read
 const OPERATIONS_A_MEND = 4.02; // status, item, log read and written
-const MAX_GROUP = 200; // keys a message: below 128 KB, and some 400 operations
 const MAX_WANTED = 5000; // claimed in one tick, at most
 const LOCK_SECONDS = 300;
 /** So much is left for snapshots, and for what the last claims may need again. */
@@ -85,7 +84,9 @@ async function work(env, settings, kv, heads, queue, memory) {
   const items = await firstItems(kv, project, queue, wanted, memory);
   const ours = items.slice(0, room(OPERATIONS_A_CLAIM));
   const claimed = await claimItems(kv, env, settings, ours, cancelled);
-  const size = Math.max(1, Math.min(MAX_GROUP, Math.floor((operations - 5) / OPERATIONS_A_CLAIM)));
+  // An invocation of the consumer may have several groups, and their claims share its operations.
+  const share = Math.floor(operations / settings.batchSize) - 4;
+  const size = Math.max(1, Math.floor(share / OPERATIONS_A_CLAIM));
   const groups = [];
   for (let at = ours.length; at < items.length; at += size)
     groups.push({ claim: items.slice(at, at + size) });
@@ -147,7 +148,7 @@ async function takeCensus(kv, project, withQueued) {
     else if (withQueued && status.status === "queued") census.queued.set(page, status);
   };
   for await (const { name, metadata } of kv.scan(statusKey(project, ""))) {
-    if (metadata?.status && metadata?.batch_id) add(lastPart(name), metadata);
+    if (STATES.includes(metadata?.status) && metadata.batch_id) add(lastPart(name), metadata);
     else bare.push(name); // its writer, the seed's, gave none
   }
   for (const [name, status] of await kv.getMany(bare))

@@ -183,7 +183,7 @@ def deploy(
     if dry_run:
         steps = plan(worker, os.environ)
         namespace = worker.namespace_id if worker.has_namespace else None
-        lines = [f"{step.what}: wrangler {' '.join(step.arguments)}" for step in steps]
+        lines = [f"wrangler {' '.join(step.arguments)}" for step in steps]
         deployed = Deployed(worker.name, namespace, lines, dry_run=True)
     else:
         deployed = deploy_worker(worker, os.environ, program, console.note)
@@ -197,7 +197,8 @@ def deploy(
 def _lines(deployed: Deployed, project: Project, console: Console) -> list[str]:
     style = console.style
     if deployed.dry_run:
-        return [f"Would deploy {deployed.name}:", *(f"   {clean(step)}" for step in deployed.steps)]
+        head = "Would run, where what it makes is not there yet:"
+        return [head, *(f"   {clean(step)}" for step in deployed.steps)]
     lines = [f"{style.sign('ok')} {deployed.name} is deployed: a tick a minute"]
     if project.cloudflare.get("namespace_id") != deployed.namespace_id:
         lines.append("   The pages have to be where it is. Point the project at its namespace:")

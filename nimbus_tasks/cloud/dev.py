@@ -19,7 +19,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from nimbus_tasks.cloud.init import worker_folder
+from nimbus_tasks.cloud.init import shown, worker_folder
 from nimbus_tasks.cloud.wrangler import WorkerConfig, find_wrangler, last_words, load_worker
 from nimbus_tasks.command import (
     Console,
@@ -177,21 +177,12 @@ def dev(
     with running(root, worker, program, number) as local:
         style = console.style
         console.say(
-            f"{style.sign('ok')} {worker.name} runs at {local.address}, a tick every {seconds:g} s;"
-            " Ctrl-C ends it",
+            f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
             "   in another terminal:",
-            f"   NIMBUS_CONFIG={clean(_shown(local.config))}"
-            " invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
-            style.dim(f"   its log: {clean(_shown(local.log))}"),
+            f"   export NIMBUS_CONFIG={clean(shown(local.config))}",
+            "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
+            style.dim(f"   Ctrl-C ends it; its log: {clean(shown(local.log))}"),
         )
         while True:
             local.tick()
             time.sleep(seconds)
-
-
-def _shown(path: Path) -> str:
-    """The path as a person would type it here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

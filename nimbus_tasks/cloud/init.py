@@ -163,11 +163,12 @@ def init(
         console.document(written.to_json())
     else:
         style = console.style
+        where = "" if folder is None else f" --folder={clean(shown(target))}"
         console.say(
-            f"{style.sign('ok')} {clean(target)}: the Worker of project {project.project_id}",
+            f"{style.sign('ok')} {clean(shown(target))}/: the Worker of {project.project_id}",
             f"   processor.js is what it does to a page: {processor}",
-            style.dim("   on this machine: invoke nimbus.cloud.dev"),
-            style.dim("   on Cloudflare:   invoke nimbus.cloud.deploy --dry-run"),
+            style.dim(f"   on this machine: invoke nimbus.cloud.dev{where}"),
+            style.dim(f"   on Cloudflare:   invoke nimbus.cloud.deploy --dry-run{where}"),
         )
     return written
 
@@ -176,3 +177,11 @@ def worker_folder(root: Path, given: str | None) -> Path:
     """The Worker's folder: as a person typed it, or ``cloud`` in the project."""
     typed = check_text(given, "--folder")
     return root / FOLDER if typed is None else Path(typed).absolute()
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

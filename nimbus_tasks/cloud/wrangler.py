@@ -153,6 +153,8 @@ def last_words(said: str) -> str:
     lines = [line for line in lines if line]
     errors = [line for line in lines if re.search(r"error|✘|must|cannot", line, re.IGNORECASE)]
     line = (errors or lines or ["it said nothing"])[0]
+    if "Cloudflare API" in line and line != lines[-1]:
+        line = f"{line} {lines[lines.index(line) + 1]}"  # what the API answered
     return _LABEL.sub("", line)[:300]
 
 

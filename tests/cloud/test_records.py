@@ -194,7 +194,7 @@ def test_a_batch_is_in_the_same_status(said: dict[str, Any]) -> None:
     assert len(set(expected)) == 9
 
 
-def test_of_a_models_answer_only_plain_text_of_bounded_length_is_taken(
+def test_of_a_models_answer_only_short_plain_text_is_taken(
     said: dict[str, Any],
 ) -> None:
     taken, *refused = said["said"]["answers"]

@@ -102,12 +102,11 @@ def test_from_nothing_to_a_local_batch_in_three_commands(tmp_path: Path) -> None
         )
         try:
             assert dev.stdout is not None
-            assert f"runs at http://127.0.0.1:{port}" in dev.stdout.readline()
-            dev.stdout.readline()
-            _, command, *tasks = dev.stdout.readline().split("NIMBUS_CONFIG=")[1].split()
-            config = "cloud/dev.json"
-            assert command == "invoke"
-            out, _ = run(tmp_path, *tasks, NIMBUS_CONFIG=config)
+            first, _, config, tasks, _ = (dev.stdout.readline().strip() for _ in range(5))
+            assert f"http://127.0.0.1:{port}: the Worker runs" in first
+            assert config == "export NIMBUS_CONFIG=cloud/dev.json"
+            assert tasks.startswith("invoke nimbus.upload ")
+            out, _ = run(tmp_path, *tasks.split()[1:], NIMBUS_CONFIG=config.split("=")[1])
             assert "done 12" in out
             assert load_project(tmp_path).store == "sqlite"  # it is left as it was
         finally:
@@ -291,6 +290,10 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
 def test_the_line_that_tells() -> None:
     log = "⛅️ wrangler 4\n\x1b[31m✘ [ERROR] Address already in use.\x1b[0m\n  at x\n"
     assert last_words(log) == "Address already in use."
+    log = "✘ [ERROR] A request to the Cloudflare API (/x) failed.\n\n  No such thing [code: 1]\n"
+    assert last_words(log) == (
+        "A request to the Cloudflare API (/x) failed. No such thing [code: 1]"
+    )
     assert last_words("") == "it said nothing"
 
 

@@ -95,6 +95,7 @@ def test_whatever_the_service_does_pages_end_and_a_retry_mends_them(cloud: Cloud
     assert cloud.document("nimbus.batch.wait", code=3)["counts"]["done"] == 2
 
     cloud.service.mended = True
+    cloud.forget()
     assert len(cloud.document("nimbus.batch.retry")["requeued"]) == len(CODES)
     cloud.until(lambda counts: counts == {"done": len(CODES) + 2})
     cloud.tick()

@@ -24,7 +24,7 @@ from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.init import init_project
 from tests.cloud.service import Service
 from tests.factories import a_map, invoke, upload, write_map
-from tests.wrangler.server import MODULES, need_wrangler, quiet_environment
+from tests.wrangler.installed import MODULES, need_wrangler, quiet_environment
 
 HERE = Path(__file__).parent
 NAMESPACE = "0" * 32

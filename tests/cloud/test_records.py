@@ -16,7 +16,7 @@ import pytest
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, batch_status
 from nimbus_tasks.core.records import PageStatus
 from tests.factories import REPOSITORY
-from tests.wrangler.server import MODULES, need_wrangler
+from tests.wrangler.installed import MODULES, need_wrangler
 
 WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
 NOW, LEASE = "2026-11-24T08:00:00.000000Z", "2026-11-24T08:15:00.000000Z"

@@ -20,7 +20,7 @@ from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import load_project, new_project, save_project
 from tests.cloud.service import Service
 from tests.factories import REPOSITORY, environment_for, invoke, invoke_command, write_maps
-from tests.wrangler.server import MODULES, need_wrangler, quiet_environment
+from tests.wrangler.installed import MODULES, need_wrangler, quiet_environment
 
 MADE = "abcdefabcdefabcdefabcdefabcdefab"
 URL = "https://pages.example.com/work"

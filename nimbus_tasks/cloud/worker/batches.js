@@ -26,12 +26,12 @@ import {
 } from "./records.js";
 
 const ENDED_BATCH = ["completed", "partially_completed", "failed", "cancelled"];
-const INTENT_OF_STATUS = {
-  uploading: "upload",
-  retrying: "retry",
-  cancelling: "cancel",
-  cancelled: "cancel",
-};
+const INTENT_OF_STATUS = new Map([
+  ["uploading", "upload"],
+  ["retrying", "retry"],
+  ["cancelling", "cancel"],
+  ["cancelled", "cancel"],
+]);
 const REASON_BYTES = 260;
 
 /** Whether nothing changes the batch unasked. */
@@ -66,7 +66,7 @@ function headOf(batch, from) {
   return {
     id: batch,
     status,
-    intent: text(value.intent) ?? INTENT_OF_STATUS[/** @type {"uploading"} */ (status)] ?? "run",
+    intent: text(value.intent) ?? INTENT_OF_STATUS.get(status) ?? "run",
     pageCount: count(value.page_count) ?? Object.keys(object(value.pages)).length,
     counts: Object.fromEntries(STATES.map((state) => [state, count(given[state]) ?? 0])),
   };

@@ -174,7 +174,10 @@ def _is_public(address: str) -> bool:
 def deploy(
     c: Context, folder: str | None = None, dry_run: bool = False, json: bool = False
 ) -> Deployed:
-    """Deploy the Worker to Cloudflare, and make what it needs there."""
+    """Deploy the Worker, and make what it needs on Cloudflare.
+
+    Example: invoke nimbus.cloud.deploy --dry-run
+    """
     console = Console(json_only=json)
     root = project_root(c)
     project = load_project(root)

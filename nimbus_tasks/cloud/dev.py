@@ -157,7 +157,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def dev(
     c: Context, port: str | None = None, every: str | None = None, folder: str | None = None
 ) -> None:
-    """Run the Worker on this machine, until Ctrl-C."""
+    """Run the Worker on this machine, until Ctrl-C.
+
+    Example: invoke nimbus.cloud.dev
+    """
     console = Console()
     number = check_int(port, "--port", at_most=65535) or DEFAULT_PORT
     seconds = check_seconds(every, "--every") or DEFAULT_TICK_SECONDS

@@ -149,7 +149,10 @@ def init(
     folder: str | None = None,
     json: bool = False,
 ) -> Written:
-    """Write the Worker that processes pages on Cloudflare."""
+    """Write the Worker that processes pages on Cloudflare.
+
+    Example: invoke nimbus.cloud.init --processor=llm
+    """
     console = Console(json_only=json)
     processor = check_text(processor, "--processor") or "http"
     url, model = check_text(url, "--url", stored=True), check_text(model, "--model", stored=True)

@@ -91,9 +91,9 @@ def test_who_watches_a_store_that_is_gone_is_told(
     with running(project.root, *arguments) as process:
         wait_until_it_has_the_store_open(process, project)
         gone(project)
-        _, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
-    assert "was deleted or replaced while it was in use" in err
+    assert "was deleted or replaced while it was in use" in out + err
     assert code == 6 or "Put it back, or upload again." in err
     assert "Traceback" not in err
 

@@ -19,6 +19,7 @@ const METADATA_BYTES = 1024;
 const [PATH_BYTES, ERROR_BYTES, STEP_BYTES, CODE_BYTES] = [220, 260, 120, 60];
 /** A claim of a writer that knows no leases counts as given up when so long nothing came of it. */
 const LEASELESS_MS = 600_000;
+const LONGEST_LEASE_MS = 3_600_000;
 const CLOCK_SKEW_MS = 300_000;
 /** The part of a record that goes with its state. @type {Record<string, string>} */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
@@ -252,7 +253,9 @@ export function hasLapsed(page, now) {
   if (Number.isNaN(sign)) return lease === undefined || lease < now;
   // A sign of life from the future is of before a clock was set back, and says nothing any more.
   if (sign - Date.parse(now) > CLOCK_SKEW_MS) return true;
-  return (lease ?? iso(sign + LEASELESS_MS)) < now;
+  // No worker gives itself more than an hour: a lease that says so is not believed.
+  const isBelieved = lease !== undefined && lease <= iso(sign + LONGEST_LEASE_MS + CLOCK_SKEW_MS);
+  return (isBelieved ? lease : iso(sign + LEASELESS_MS)) < now;
 }
 
 /**
@@ -277,7 +280,7 @@ export const object = (value) => /** @type {any} */ (isObject(value) ? value : {
 export const text = (value) => (typeof value === "string" ? value : undefined);
 /** @type {(value: unknown) => string | undefined} */
 export const time = (value) =>
-  typeof value === "string" && value.length <= 40 ? value : undefined;
+  typeof value === "string" && /^20[ -~]{0,38}$/.test(value) ? value : undefined;
 /** @type {(value: unknown) => number | undefined} */
 export const number = (value) =>
   typeof value === "number" && Math.abs(value) < 2 ** 53 ? value : undefined;

@@ -116,6 +116,11 @@ class Tally:
     total_changes: int = 0
     confidence_sum: float = 0.0
     confidence_count: int = 0
+    metered: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    priced: int = 0
+    cost: float = 0.0
     attempts: int = 0
     superseded: int = 0
     first_started: str | None = None
@@ -139,6 +144,8 @@ class Tally:
             self.superseded += "superseded_by" in page
         elif state == "failed":
             self.errors[page.get("code") or "unknown"] += 1
+        if "tokens_in" in page or "tokens_out" in page:
+            self._add_usage(page)
         completed = page.get("completed")
         if completed and state != "cancelled":
             self.completions.append(completed)
@@ -152,6 +159,29 @@ class Tally:
         if confidence is not None:
             self.confidence_sum += confidence
             self.confidence_count += 1
+
+    def _add_usage(self, page: Mapping[str, Any]) -> None:
+        """What its last attempt took; a failed one has its price, too."""
+        self.metered += 1
+        self.tokens_in += page.get("tokens_in") or 0
+        self.tokens_out += page.get("tokens_out") or 0
+        cost = page.get("cost")
+        if cost is not None:
+            self.priced += 1
+            self.cost += cost
+
+    @property
+    def usage(self) -> dict[str, int | float | None] | None:
+        """Tokens of the pages that count them, and what those with a price cost together; ``None``
+        where no page counts."""
+        if not self.metered:
+            return None
+        return {
+            "pages": self.metered,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": round(self.cost, 6) if self.priced else None,
+        }
 
     @property
     def total(self) -> int:

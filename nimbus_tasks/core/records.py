@@ -41,6 +41,15 @@ LEASELESS_SECONDS = 600.0
 CLOCK_SKEW_SECONDS = 300.0
 
 
+class Usage(NamedTuple):
+    """What an attempt took of a service that counts: tokens, and money in the unit of its prices
+    (``None`` where no price is known)."""
+
+    tokens_in: int
+    tokens_out: int
+    cost: float | None = None
+
+
 @dataclass(frozen=True)
 class PageStatus:
     """``status:{project}:{page}``: what a page is in. Its writer is whoever holds the page.
@@ -69,6 +78,9 @@ class PageStatus:
     duration_ms: int | None = None
     changes: int | None = None
     confidence: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
     error: str | None = None
     code: str | None = None
     superseded_by: str | None = None
@@ -136,6 +148,7 @@ class PageStatus:
                 "confidence": self.confidence,
                 "duration_ms": self.duration_ms,
                 **present(started=self.started),
+                **self._usage(),
             }
         elif self.state == "failed":
             value["error"] = {
@@ -144,8 +157,13 @@ class PageStatus:
                 "code": self.code,
                 "timestamp": self.completed,
                 **present(started=self.started, duration_ms=self.duration_ms),
+                **self._usage(),
             }
         return value
+
+    def _usage(self) -> dict[str, Any]:
+        ours = present(tokens_in=self.tokens_in, tokens_out=self.tokens_out, cost=self.cost)
+        return {"usage": {**mapping_field(self.detail.get("usage")), **ours}} if ours else {}
 
     def to_metadata(self) -> dict[str, Any]:
         """The record in small: one listing of these answers status, monitor, metrics and report."""
@@ -172,12 +190,18 @@ class PageStatus:
                 duration_ms=self.duration_ms,
                 changes=self.changes,
                 confidence=self.confidence,
+                tokens_in=self.tokens_in,
+                tokens_out=self.tokens_out,
+                cost=self.cost,
             )
         elif self.state == "failed":
             small |= present(
                 started=self.started,
                 completed=self.completed,
                 duration_ms=self.duration_ms,
+                tokens_in=self.tokens_in,
+                tokens_out=self.tokens_out,
+                cost=self.cost,
                 code=None if self.code is None else clip_bytes(self.code, CODE_BYTES),
             )
             if self.error is not None:
@@ -247,6 +271,9 @@ _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
         "duration_ms",
         "changes",
         "confidence",
+        "tokens_in",
+        "tokens_out",
+        "cost",
         "error",
         "code",
     )
@@ -300,7 +327,11 @@ def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    usage = mapping_field(outcome.get("usage"))
     return {
+        "tokens_in": count_field(usage.get("tokens_in")),
+        "tokens_out": count_field(usage.get("tokens_out")),
+        "cost": cost_field(usage.get("cost")),
         "started": time_field(outcome.get("started")),
         "completed": time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
         "duration_ms": count_field(outcome.get("duration_ms")),
@@ -337,6 +368,7 @@ _PART_FIELDS = frozenset(
         "changes",
         "confidence",
         "duration_ms",
+        "usage",
         "message",
         "code",
         "timestamp",
@@ -348,7 +380,14 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
     if state not in _PART_OF_STATE:
         return {}
     part = mapping_field(value.get(_PART_OF_STATE[state]))
-    return {name: part[name] for name in part if name not in _PART_FIELDS}
+    unknown = {name: part[name] for name in part if name not in _PART_FIELDS}
+    if (usage := part.get("usage")) is not None:
+        rest = usage
+        if isinstance(usage, dict):
+            rest = {name: usage[name] for name in usage if name not in Usage._fields}
+        if rest != {}:
+            unknown["usage"] = rest
+    return unknown
 
 
 def _id_field(value: object) -> str | None:
@@ -359,6 +398,12 @@ def priority_field(value: object) -> int | None:
     """A priority from 1 to 10, or ``None``."""
     number = count_field(value)
     return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
+
+
+def cost_field(value: object) -> float | None:
+    """A sum of money from 0, or ``None``."""
+    number = number_field(value)
+    return number if number is not None and number >= 0 else None
 
 
 def small_form(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -418,7 +463,10 @@ _MAX_KNOWN = 2000
 _TIMES = ("updated", "uploaded", "queued_at", "started", "lease", "completed")
 _KINDS = (
     _TIMES,
-    ("attempts", "duration_ms", "changes", "progress", "confidence"),
+    (
+        *("attempts", "duration_ms", "changes", "progress", "confidence"),
+        *("tokens_in", "tokens_out", "cost"),
+    ),
     ("batch_id", "superseded_by"),
 )
 
@@ -434,6 +482,8 @@ _SMALL_FIELDS: dict[str, Callable[[object], Any]] = {
     **dict.fromkeys(_TIMES, time_field),
     **dict.fromkeys(("path", "step", "error", "code"), text_field),
     **dict.fromkeys(("attempts", "duration_ms", "changes"), count_field),
+    **dict.fromkeys(("tokens_in", "tokens_out"), count_field),
+    "cost": cost_field,
     **dict.fromkeys(("progress", "confidence"), number_field),
     "priority": priority_field,
     "superseded_by": _id_field,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 GOOD = {
     "title": "Handmade stoneware from Nether Thistlewick",
     "title_confidence": 0.9,
-    "description": "Mugs, bowls and teapots, thrown and glazed by hand in a small pottery that sells"
-    " what it fires, and what became of the rest.",
+    "description": "Mugs, bowls and teapots, thrown and glazed by hand in a small pottery, and"
+    " what became of the kiln.",
     "description_confidence": 0.7,
 }
 
@@ -66,7 +66,7 @@ class LlmServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 - http.server's name
+            def do_POST(self) -> None:
                 size = int(self.headers["Content-Length"])
                 body = json.loads(self.rfile.read(size))
                 self._send(server._asked(self.path, dict(self.headers.items()), body))

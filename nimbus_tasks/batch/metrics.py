@@ -106,7 +106,10 @@ def usage_figures(metrics: Metrics) -> list[tuple[str, str]]:
     usage = metrics.usage
     if usage is None:
         return []
-    figures = [("tokens", f"{usage['tokens_in']:,} in, {usage['tokens_out']:,} out")]
+    figures = [
+        ("tokens in", f"{usage['tokens_in']:,}"),
+        ("tokens out", f"{usage['tokens_out']:,}"),
+    ]
     if usage["cost"] is not None:
         figures.append(("cost", money(usage["cost"])))
     return figures

@@ -65,14 +65,19 @@ class LlmProcessor:
         try:
             proposals = conversation.proposals(progress)
         except ProcessorError as error:
-            error.usage = conversation.usage._asdict()
+            error.usage = self._told(conversation.usage, progress)
             raise
-        finally:
-            usage = conversation.usage
-            if any(usage[:2]):
-                note = f"{usage.tokens_in:,} tokens in, {usage.tokens_out:,} out"
-                progress("answer", 90, note, model=self._settings.model, **usage._asdict())
-        return {**self._result(page, proposals), "usage": usage._asdict()}
+        usage = self._told(conversation.usage, progress)
+        return {**self._result(page, proposals), "usage": usage}
+
+    def _told(self, usage: Usage, progress: Callable[..., None]) -> dict[str, Any] | None:
+        """What it took, which goes into the log; ``None`` where the server does not count."""
+        if not any((usage.tokens_in, usage.tokens_out)):
+            return None
+        taken = usage._asdict()
+        note = f"{usage.tokens_in:,} tokens in, {usage.tokens_out:,} out"
+        progress("answer", 90, note, model=self._settings.model, **taken)
+        return taken
 
     def _result(self, page: Mapping[str, Any], proposals: Mapping[str, Proposal]) -> dict[str, Any]:
         content = ContentMap.read(page.get("extraction"))

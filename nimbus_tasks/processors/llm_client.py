@@ -40,6 +40,8 @@ PATIENCE_SECONDS, MOST_THROTTLED = 300.0, 10
 #: How often a page asks a server that fails or is not there.
 MOST_TRIES = 4
 _LONGEST_BACKOFF_SECONDS = 30.0
+#: What a server may ask to wait, for the message that says so.
+_LONGEST_ASKED_SECONDS = 7 * 86_400.0
 #: More than any answer of a chat that was asked for two lines.
 _MAX_BYTES = 1024 * 1024
 _SHOWN = 120
@@ -119,7 +121,6 @@ class LlmClient:
             if outcome is None:
                 continue  # the server speaks another dialect
             if not isinstance(outcome, _Fault):
-                self._has_answered = True
                 return outcome
             tries += 1
             wait = outcome.waits if outcome.waits is not None else _backoff(tries)
@@ -201,6 +202,7 @@ class LlmClient:
         return _Fault(f"{self._server} took longer than {seconds:g} seconds", "llm_timeout")
 
     def _read(self, response: requests.Response, text: str, dialect: Dialect) -> _Outcome:
+        self._has_answered = True
         status = response.status_code
         document = _document(text)
         if status == 200:
@@ -213,10 +215,12 @@ class LlmClient:
         told = f"HTTP {status}: {self.brief(str(error.get('message')))}".rstrip(": ")
         kind = f"{error.get('code')} {error.get('type')}"
         if status == 429 and "insufficient_quota" not in kind:
-            waits = retry_after(response, most=float("inf"))
+            waits = retry_after(response, most=_LONGEST_ASKED_SECONDS)
             return _Fault(f"too many requests ({told})", "rate_limited", True, True, waits=waits)
         if status >= 500 or status in _PASSING:
-            waits = retry_after(response, most=float("inf")) if status in (503, 529) else None
+            waits = (
+                retry_after(response, most=_LONGEST_ASKED_SECONDS) if status in (503, 529) else None
+            )
             message = f"{self._server} fails ({told})"
             return _Fault(message, "llm_failing", True, waits is not None, waits=waits)
         if status in (400, 422) and self._learn(str(error.get("message")).lower(), dialect):
@@ -236,8 +240,10 @@ class LlmClient:
             new = replace(dialect, format=dialect.format + 1)
         if new == dialect:
             return False
-        # Another thread may have learnt more meanwhile, and will be told again what it forgets.
-        self._dialect = new
+        # Another thread may have learnt something else meanwhile.
+        last = self._dialect
+        tokens = new.tokens if last.tokens == "max_tokens" else last.tokens
+        self._dialect = Dialect(max(new.format, last.format), tokens)
         return True
 
     def _check_usable(self, status: int, told: str, error: Mapping[str, Any]) -> None:

@@ -165,6 +165,13 @@ def test_what_is_no_answer_fails_the_page(
     assert re.search(told, str(error))
 
 
+def test_a_server_that_counts_no_tokens_leaves_the_cost_unknown(server: LlmServer) -> None:
+    document = json.loads(says(GOOD).body)
+    del document["usage"]
+    server.reply = in_turn(Reply(200, json.dumps(document).encode()))
+    assert process(processor(server.base_url))["usage"] is None
+
+
 def test_a_page_without_text_costs_nothing(server: LlmServer) -> None:
     with pytest.raises(ProcessorError, match="no text") as caught:
         process(processor(server.base_url), {"source_path": "x", "extraction": {}})

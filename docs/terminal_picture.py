@@ -89,7 +89,7 @@ def _is_telling(lines: list[str]) -> bool:
 
 
 def _drawn(browser: Browser, page_html: str) -> bytes:
-    page = browser.new_page(device_scale_factor=1.5)
+    page = browser.new_page(device_scale_factor=1)
     page.set_content(page_html)
     png = page.locator("body").screenshot()
     page.close()

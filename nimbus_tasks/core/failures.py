@@ -182,7 +182,7 @@ _TRANSIENT = (
     r"|internal.?server.?error"
     r"|connection.?(?:error|reset|refused|aborted|closed|timed)|remote.end.closed|broken.?pipe"
     r"|remotedisconnected|incompleteread|econn(?:reset|refused|aborted)|etimedout|eai_again|epipe"
-    r"|name resolution"
+    r"|name resolution|unreachable"
     r"|\b(?:http(?:/[\d.]+)?|status|code)[ :=#(\[_]{1,3}(?:408|425|429|50[0234]|52\d)\b"
     r"|(?:^|: )(?:408|425|429|50[0234]|52\d)(?:$| [a-z])"
 )

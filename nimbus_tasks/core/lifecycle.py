@@ -116,6 +116,11 @@ class Tally:
     total_changes: int = 0
     confidence_sum: float = 0.0
     confidence_count: int = 0
+    metered: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    priced: int = 0
+    cost: float = 0.0
     attempts: int = 0
     superseded: int = 0
     first_started: str | None = None
@@ -150,6 +155,7 @@ class Tally:
         stated = [page["confidence"] for page in done if page.get("confidence") is not None]
         self.confidence_sum += sum(stated)
         self.confidence_count += len(stated)
+        self._add_usages(done)
 
     def _add_other(self, page: Mapping[str, Any]) -> None:
         state, completed = page["status"], page.get("completed")
@@ -157,8 +163,32 @@ class Tally:
             self.superseded += "superseded_by" in page
         elif state == "failed":
             self.errors[page.get("code") or "unknown"] += 1
+            self._add_usages([page])
         if completed and state not in ("cancelled", "done"):
             self.completions.append(completed)
+
+    def _add_usages(self, pages: Sequence[Mapping[str, Any]]) -> None:
+        """What their last attempts took; a failed one has its price, too."""
+        metered = [page for page in pages if "tokens_in" in page]
+        self.metered += len(metered)
+        self.tokens_in += sum([page["tokens_in"] for page in metered])
+        self.tokens_out += sum([page.get("tokens_out") or 0 for page in metered])
+        costs = [page["cost"] for page in metered if page.get("cost") is not None]
+        self.priced += len(costs)
+        self.cost += sum(costs)
+
+    @property
+    def usage(self) -> dict[str, int | float | None] | None:
+        """Tokens of the pages that count them, and what those with a price cost together; ``None``
+        where no page counts."""
+        if not self.metered:
+            return None
+        return {
+            "pages": self.metered,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": round(self.cost, 6) if self.priced else None,
+        }
 
     @property
     def total(self) -> int:

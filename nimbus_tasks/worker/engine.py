@@ -25,7 +25,12 @@ from nimbus_tasks.core.claims import (
     take_up_lapsed,
 )
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import NotFoundError, StoreError, StoreUnreachableError
+from nimbus_tasks.core.errors import (
+    NotFoundError,
+    ProcessorUnusableError,
+    StoreError,
+    StoreUnreachableError,
+)
 from nimbus_tasks.core.lifecycle import is_finished
 from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -102,6 +107,11 @@ class Worker:
         self._stops += 1
 
     @property
+    def unusable(self) -> ProcessorUnusableError | None:
+        """Why the processor could do no page, if that is what ended the work."""
+        return self._pool.unusable
+
+    @property
     def was_stopped(self) -> bool:
         """Whether somebody asked it to stop."""
         return self._stops > 0
@@ -146,6 +156,9 @@ class Worker:
 
     def _turn(self) -> bool:
         """Whatever is due now; ``False`` when nothing is left to do."""
+        if self._pool.unusable is not None:
+            self._stops = max(1, self._stops)
+            self._to_release += self._pool.take_back_waiting()
         if self._stops != self._stops_told:
             self._stops_told = self._stops
             self._to_release += self._pool.take_back_waiting()

@@ -116,7 +116,7 @@ class Faults:
                 f"Check cloudflare.api_base in {_CONFIG}, and for a proxy or a login page on the"
                 " way. The token was not sent on.",
             )
-        asked = _retry_after(response)
+        asked = retry_after(response)
         if status == 429:
             return self._throttled(response, asked)
         if status in PASSING_STATUSES:
@@ -274,8 +274,9 @@ def _document(response: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _retry_after(response: requests.Response) -> float | None:
-    """The header's seconds, in either of its forms; ``None`` where it makes no sense."""
+def retry_after(response: requests.Response, *, most: float = LONGEST_WAIT_SECONDS) -> float | None:
+    """The header's seconds, in either of its forms and ``most`` at most; ``None`` where it makes no
+    sense."""
     header = response.headers.get("Retry-After")
     if header is None:
         return None
@@ -283,7 +284,7 @@ def _retry_after(response: requests.Response) -> float | None:
         asked = urllib3.Retry().parse_retry_after(header)
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
-    return min(max(asked, 0.0), LONGEST_WAIT_SECONDS)
+    return min(max(asked, 0.0), most)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -248,6 +249,17 @@ def test_a_refusal_is_one_line(
     assert ran.returncode == code
     assert words in ran.stderr.splitlines()[-1]
     assert "Traceback" not in ran.stderr
+
+
+def test_what_wrangler_says_of_a_secret_is_said_to_nobody(account: Account) -> None:
+    token, secret = "tok+en/0123456789abcdef", "hush-hush-hush-hush"
+    said = f"✘ [ERROR] Bearer {token[:20]}…, {quote(token, safe='')} or {secret} is refused"
+    others = {name: says for name, says in account.says.items() if name != "secret"}
+    says = {"WRANGLER_SAYS": json.dumps({"secret": (1, said), **others})}
+    secrets = {"CLOUDFLARE_API_TOKEN": token, "PROCESSOR_SECRET": secret}
+    ran = invoke(account.root, "nimbus.cloud.deploy", **account.environment, **says, **secrets)
+    assert ran.returncode == 5
+    assert "Bearer ***…, *** or *** is refused" in ran.stderr
 
 
 def test_what_cannot_work_on_cloudflare_is_refused_before(account: Account) -> None:

@@ -30,7 +30,7 @@ from nimbus_tasks.command import (
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.core.errors import cannot_write
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project, atomic_file, load_project
 from nimbus_tasks.kv.store import Store
@@ -97,7 +97,7 @@ def write_report(
                 for form in forms:
                     form.finish()
         except OSError as error:
-            raise StoreError(f"cannot write to {project.reports}: {error.strerror}") from error
+            raise cannot_write(f"to {project.reports}", error) from error
     return Report(paths, view)
 
 

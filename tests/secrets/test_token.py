@@ -287,6 +287,6 @@ def test_every_form_of_it_is_masked(before: str) -> None:
 
 @pytest.mark.parametrize("secret", ["*", "***", "a", "", None])
 def test_a_short_secret_is_masked_only_where_it_is_whole(secret: str | None) -> None:
-    assert without_secret("it is", secret) == "it is" if secret != "a" else True
+    assert without_secret("it is", secret) == "it is"
     if secret:
         assert without_secret(f"<{secret}>", secret) == "<***>"

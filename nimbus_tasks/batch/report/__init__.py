@@ -8,7 +8,6 @@ pages needs little memory and a reader never meets half a report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -32,7 +31,7 @@ from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import cannot_write
 from nimbus_tasks.core.metrics import batch_metrics
-from nimbus_tasks.core.project import Project, atomic_file, load_project
+from nimbus_tasks.core.project import Project, atomic_files, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
 from nimbus_tasks.ui.console import Console, stdout_to_stderr
@@ -85,12 +84,9 @@ def write_report(
         view = batches.look_at(keeping(batches.pages_of(reading, head), pages), head, now)
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
-            with ExitStack() as files:
+            with atomic_files(paths.values()) as files:
                 made = _Making(project, view, to_iso(now), options or {})
-                forms = [
-                    made.form(name, files.enter_context(atomic_file(path)))
-                    for name, path in paths.items()
-                ]
+                forms = [made.form(name, file) for name, file in zip(paths, files, strict=True)]
                 for row in report_rows(reading, head, pages):
                     for form in forms:
                         form.add(row)

@@ -257,7 +257,8 @@ def test_what_wrangler_says_of_a_secret_is_said_to_nobody(account: Account) -> N
     others = {name: says for name, says in account.says.items() if name != "secret"}
     says = {"WRANGLER_SAYS": json.dumps({"secret": (1, said), **others})}
     secrets = {"CLOUDFLARE_API_TOKEN": token, "PROCESSOR_SECRET": secret}
-    ran = invoke(account.root, "nimbus.cloud.deploy", **account.environment, **says, **secrets)
+    environment = account.environment | says | secrets
+    ran = invoke(account.root, "nimbus.cloud.deploy", timeout=60, **environment)
     assert ran.returncode == 5
     assert "Bearer ***…, *** or *** is refused" in ran.stderr
 

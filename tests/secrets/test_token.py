@@ -119,7 +119,7 @@ def test_in_no_help(root: Path) -> None:
 
 
 def test_on_no_terminal(root: Path) -> None:
-    for command in ("upload worker", "batch.monitor+--once batch.report"):
+    for command in ("upload worker", "batch.monitor+--once batch.report", "guide cloud.init"):
         main, side = pty.openpty()
         process = subprocess.Popen(
             invoke_command(root, *tasks(command)),

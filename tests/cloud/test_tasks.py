@@ -55,6 +55,11 @@ def test_init_writes_a_worker_of_the_project(tmp_path: Path, processor: str) -> 
     assert not list(tmp_path.glob(".cloud*"))
 
 
+def test_what_it_says_to_type_next_can_be_typed(tmp_path: Path) -> None:
+    out, _ = run(tmp_path, "nimbus.cloud.init", f"--folder={tmp_path}/my worker")
+    assert "nimbus.cloud.dev --folder='my worker'" in out
+
+
 def test_init_never_overwrites(tmp_path: Path) -> None:
     run(tmp_path, "nimbus.cloud.init", f"--url={URL}")
     mine = tmp_path / "cloud" / "processor.js"

@@ -35,7 +35,7 @@ from nimbus_tasks.core.project import Project, atomic_files, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
 from nimbus_tasks.ui.console import Console, stdout_to_stderr
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import path_here
 
 _FAILURES_SHOWN = 20
 #: What a report says of the worker's settings; a command's text may have a secret in it.
@@ -173,14 +173,8 @@ def _lines(written: Report, console: Console) -> list[str]:
         *metric_lines(batch_metrics(view.tally)),
         *failure_lines(view.failures, view.tally.states["failed"], style, columns, _FAILURES_SHOWN),
         "",
-        *(f"{style.sign('ok')} Report: {clean(_shown(path))}" for path in written.paths.values()),
+        *(f"{style.sign('ok')} Report: {path_here(path)}" for path in written.paths.values()),
     ]
-
-
-def _shown(path: Path) -> str:
-    """The path as seen from where the person is, if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _open(path: Path, console: Console) -> None:
@@ -189,4 +183,4 @@ def _open(path: Path, console: Console) -> None:
     with stdout_to_stderr():  # a browser may have something to say
         is_open = webbrowser.open(path.resolve().as_uri())
     if not is_open:
-        console.note(f"There is no browser to open it with: {clean(_shown(path))}")
+        console.note(f"There is no browser to open it with: {path_here(path)}")

@@ -118,7 +118,7 @@ def _project(root: Path) -> Iterator[Check]:
         project = load_project(root)
     except UsageError as error:
         yield Check("configuration", "error", error.message, error.advice, error.exit_code)
-        yield _folder(config_path(root).parent)
+        yield _folder(root / ".nimbus")
         return
     yield Check(
         "configuration", "ok",

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
+from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 
-#: What a record without a code is called, here as in the figures and by ``retry --error``.
-UNKNOWN_CODE = "unknown"
 #: Two messages that agree so far are one error: a listing may have cut them anywhere behind it.
 _COMPARED, _SHOWN, _READ = 80, 200, 500
 #: Groups kept while pages are counted, and after the small ones have gone to "other".

@@ -1,8 +1,8 @@
 """Batch status, counts, summary and metrics as pure functions of intent and page states.
 
 Nothing here reads a store or a clock. A :class:`Tally` is filled with the pages' small status
-metadata, one page at a time, and keeps figures only, so that 100,000 pages take no more memory
-than their durations.
+metadata, a group of pages at a time, and keeps figures only, so that 100,000 pages take no more
+memory than their durations.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Intent(str, Enum):
 PAGE_STATES = tuple(state.value for state in PageState)
 TERMINAL_PAGE_STATES = frozenset({"done", "failed", "cancelled"})
 TERMINAL_BATCH_STATUSES = frozenset({"completed", "partially_completed", "failed", "cancelled"})
+#: What an error without a code is called, in figures, in groups and by ``retry --error``.
+UNKNOWN_CODE = "unknown"
 
 
 def is_finished(status: str) -> bool:
@@ -162,7 +164,7 @@ class Tally:
         if state == "cancelled":
             self.superseded += "superseded_by" in page
         elif state == "failed":
-            self.errors[page.get("code") or "unknown"] += 1
+            self.errors[page.get("code") or UNKNOWN_CODE] += 1
             self._add_usages([page])
         if completed and state not in ("cancelled", "done"):
             self.completions.append(completed)

@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import UsageError, cannot_write
@@ -172,40 +172,55 @@ def _config_text(project: Project) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Any]:
-    """A text file to write to beside ``path``; synced and put in its place when all is written.
+def atomic_files(paths: Iterable[Path]) -> Iterator[list[TextIO]]:
+    """Text files to write to beside ``paths``; put in their places when all of them are written and
+    synced.
 
-    On an exception nothing is left behind and an older file stays as it was; what a killed writer
+    On an exception nothing is left behind and older files stay as they were; what a killed writer
     has left there goes with a later one.
     """
-    path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                left.unlink()
-    import tempfile  # as above
-
-    fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
-            yield file
+    with ExitStack() as made:
+        parts = [(made.enter_context(_beside(path)), path) for path in paths]
+        yield [file for file, _ in parts]
+        for file, _ in parts:
             file.flush()
             os.fsync(file.fileno())
+            file.close()
         # mkstemp makes files for the owner alone; reports are as readable as any new file. What
         # everybody may write is nothing to rely on: the configuration says who gets the token.
         umask = os.umask(0)
         os.umask(umask)
-        Path(beside).chmod(0o664 & ~umask)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+        for file, path in parts:
+            Path(file.name).chmod(0o664 & ~umask)
+            Path(file.name).replace(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[TextIO]:
+    """A text file beside ``path``, which goes at the end unless it was renamed."""
+    import tempfile  # as above
+
+    path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
+    if path.is_dir():  # which no file can take the place of: not to be found out at the end
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(fd)
+    part = Path(name)
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, parts: Iterator[str] | list[str]) -> None:
     """Write text to ``path``, whole or not at all. Raises :class:`StoreError`."""
     try:
-        with atomic_file(path) as file:
+        with atomic_files([path]) as (file,):
             file.writelines(parts)
     except OSError as error:
         raise cannot_write(path, error) from error

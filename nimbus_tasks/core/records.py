@@ -390,6 +390,7 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
 
 
 def id_field(value: object) -> str | None:
+    """An id, or ``None``."""
     return value if isinstance(value, str) and is_id(value) else None
 
 

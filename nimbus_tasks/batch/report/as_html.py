@@ -67,7 +67,8 @@ class HtmlReport:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        style, script = _part("report.css"), _part("report.js")
+        colours = (resources.files("nimbus_tasks.ui") / "colours.css").read_text(encoding="utf-8")
+        style, script = colours + _part("report.css"), _part("report.js")
         self._file.writelines(
             engine.get_template("report.html.jinja").generate(
                 style=style,

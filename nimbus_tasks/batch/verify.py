@@ -33,7 +33,7 @@ from nimbus_tasks.core.keys import (
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue, queue_items
+from nimbus_tasks.core.queue import find_unqueued, is_newer, put_back, put_in_queue, queue_items
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -190,7 +190,7 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:
         tx.delete_many(strays)
-        put_in_queue(tx, project_id, missing)
+        put_back(tx, project_id, missing)
 
 
 def _fault_of_item(

@@ -202,7 +202,9 @@ def _cloudflare(project: Project) -> Iterator[Check]:
         yield Check("cloudflare", "error", error.message, error.advice, error.exit_code)
         return
     if project.is_shared:
-        yield _queue(project)
+        yield (queue := _queue(project))
+        if queue.level == "error":
+            return
     yield from _records(project, f"namespace {project.cloudflare.get('namespace_id')}")
 
 

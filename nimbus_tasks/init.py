@@ -56,8 +56,8 @@ def init_project(
 
     ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
     as it is given. Raises :class:`UsageError` where there is a project already, or for a bad
-    option. With ``force``, what is not given stays as it was, as far as the old one can be read: its id is what
-    finds the pages.
+    option. With ``force``, what is not given stays as it was, as far as the old one can be read:
+    its id is what finds the pages.
     """
     path = config_path(root)
     if path.exists() and not force:

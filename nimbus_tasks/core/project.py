@@ -121,7 +121,9 @@ class Project:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell)
+            return open_cloudflare(
+                self.cloudflare, os.environ, self.folder, tell, shared=self.is_shared
+            )
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:

@@ -90,7 +90,7 @@ def find_unqueued(
         and not (store.lag_seconds and (page.status.get("updated") or "") > before)
         and not has_item(page)
     ]
-    if suspects and (hidden := store.hidden_items()) is not None and len(suspects) <= hidden:
+    if suspects and store.may_hide(len(suspects)):
         return {}  # each may have its message; which one has none, nobody can see
     statuses = read_statuses(store, project_id, suspects)
     return {page_id: status for page_id, status in statuses.items() if status.state == "queued"}

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 #: What is no message of this project is given back for so long: it comes to its own reader, or to
 #: the dead letter queue, by the queue's own rule.
 FOREIGN_DELAY_SECONDS = 30
-#: A queue that has given nothing for so long, and the lag, holds nothing for the pages that wait.
+#: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
+#: wait, whatever number it tells.
 QUIET_SECONDS = 60.0
 _MOST_AT_ONCE = 100
 
@@ -146,11 +147,18 @@ class MessageQueueStore(Store):
     def hidden_items(self) -> int:
         if self._backlog is None:
             self._backlog = self._queue.backlog()
-        if self._quiet_since is not None:
-            quiet = self._clock() - self._quiet_since
-            if quiet > self.lag_seconds + QUIET_SECONDS:
-                return 0
         return max(0, self._backlog - len(self._waiting) - len(self._at_work))
+
+    def may_hide(self, count: int) -> bool:
+        """A worker knows more than a number: where the queue has given nothing for twice the lag,
+        others have seen the pages that they were given before, and we have seen their claims."""
+        if self._hold_seconds is not None:
+            if self._quiet_since is None:
+                return True
+            quiet = self._clock() - self._quiet_since
+            if quiet <= 2 * self.lag_seconds or quiet > 2 * self.lag_seconds + QUIET_SECONDS:
+                return quiet <= 2 * self.lag_seconds
+        return count <= self.hidden_items()
 
     @contextmanager
     def transaction(self) -> Iterator[KeyValues]:
@@ -193,12 +201,16 @@ class MessageQueueStore(Store):
     def _pull(self, limit: int) -> None:
         """Have ``limit`` messages in hand that nobody has claimed, as far as there are so many.
 
-        Of a transaction that finds nothing but messages that are over, each pull asks for more.
+        Of a transaction that finds nothing but messages that are over, each pull asks for more. One
+        whose messages cannot be claimed yet asks for no others, which would be kept from workers
+        that can.
         """
         now = self._clock()
         self._waiting = {key: held for key, held in self._waiting.items() if held.until > now}
         missing = limit - len(self._waiting)
         if self._hold_seconds is None or not self._is_open or missing <= 0 or not self._next_pull:
+            return
+        if self._waiting and self._next_pull > 1:
             return
         count = min(missing * self._next_pull, _MOST_AT_ONCE)
         pulled = self._queue.pull(count, self._hold_seconds)
@@ -259,11 +271,16 @@ class MessageQueueStore(Store):
                 self._given_back |= dict.fromkeys(held.leases, 0)
             else:
                 self._acknowledged += held.leases
+        begun: dict[str, _Held] = {}
         for key, held in self._claimed.items():
-            if self._written.get(last_part(key)) == "processing":
-                self._at_work[last_part(key)] = held
-            else:
+            page_id = last_part(key)
+            if self._written.get(page_id) != "processing":
                 self._acknowledged += held.leases
+                continue
+            # A page may have had messages of several places.
+            others = begun[page_id].leases if page_id in begun else ()
+            begun[page_id] = held._replace(leases=(*held.leases, *others))
+        self._at_work |= begun
         self._unpublished |= {key: self._body(entry) for key, entry in self._items.items()}
 
     def _tell(self) -> None:

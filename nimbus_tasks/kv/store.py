@@ -92,6 +92,10 @@ class KeyValues(ABC):
         messages; ``None`` where a scan shows them all."""
         return None
 
+    def may_hide(self, count: int) -> bool:
+        """Whether so many pages could have an item in the queue that no scan shows."""
+        return False
+
     def prefetch(self, prefix: str) -> None:  # noqa: B027 - most stores need not
         """Many keys under ``prefix`` are about to be looked for, of which few may be there. A store
         for which a listing is cheaper than asking for each may list them now."""

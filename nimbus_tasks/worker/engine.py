@@ -221,7 +221,7 @@ class Worker:
                         self._project_id,
                         room,
                         self._options.lease_seconds,
-                        now,
+                        utc_now(),
                         self._options.batch_id,
                         has_suspect=any(is_suspect(h.claim.status) for h in held),
                     )

@@ -26,6 +26,12 @@ from tests.kv.queue_server import QueueServer
 
 TOKEN = "secret-token-that-nobody-may-see"
 LAG = 1.0
+#: What else a test need not wait for as long as a person would.
+QUICK = {
+    "core.queue_messages.QUIET_SECONDS": 1.0,
+    "worker.engine.LOOK_SECONDS": 0.2,
+    "kv.cloudflare.store.KEY_INTERVAL_SECONDS": 0.2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The token, and a lag that a test can wait for."""
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", TOKEN)
     monkeypatch.setattr(CloudflareStore, "lag_seconds", LAG)
-    monkeypatch.setattr("nimbus_tasks.core.queue_messages.QUIET_SECONDS", 1.0)
+    for name, value in QUICK.items():
+        monkeypatch.setattr(f"nimbus_tasks.{name}", value)
 
 
 @dataclass
@@ -147,5 +154,3 @@ def server() -> Iterator[QueueServer]:
 @pytest.fixture
 def fleet(server: QueueServer, tmp_path: Path) -> Fleet:
     return Fleet(server, tmp_path)
-
-

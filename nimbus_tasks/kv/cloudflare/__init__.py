@@ -26,10 +26,13 @@ def open_cloudflare(
     environment: Mapping[str, str],
     folder: Path,
     on_wait: Callable[[str], None],
+    *,
+    shared: bool = False,
 ) -> Store:
     """The store that a configuration's ``cloudflare`` part names; nothing is sent yet.
 
-    ``folder`` is where the journal of recent writes lies. Raises :class:`UsageError` as
+    ``folder`` is where the journal of recent writes lies; ``shared`` says that other machines write
+    the same records. Raises :class:`UsageError` as
     :func:`open_client` does.
     """
     from nimbus_tasks.kv.cloudflare.journal import Journal
@@ -40,7 +43,7 @@ def open_cloudflare(
     where = f"{api_prefix(config, environment)} {checked_namespace(config)}"
     name = hashlib.sha256(where.encode()).hexdigest()[:12]
     journal = Journal(folder / f"recent-{name}.sqlite3")
-    return CloudflareStore(client, journal, paced=not client.is_local)
+    return CloudflareStore(client, journal, paced=not client.is_local, shared=shared)
 
 
 def open_client(

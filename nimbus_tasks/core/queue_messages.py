@@ -112,6 +112,7 @@ class MessageQueueStore(Store):
         statuses = status_prefix(self._project_id)
         for entry in entries:
             if self._is_item(entry.key):
+                self._reach()
                 if entry.key not in self._waiting:
                     self._items[entry.key] = entry
                 continue
@@ -145,9 +146,7 @@ class MessageQueueStore(Store):
         self._inner.prefetch(prefix)
 
     def hidden_items(self) -> int:
-        if self._backlog is None:
-            self._backlog = self._queue.backlog()
-        return max(0, self._backlog - len(self._waiting) - len(self._at_work))
+        return max(0, self._reach() - len(self._waiting) - len(self._at_work))
 
     def may_hide(self, count: int) -> bool:
         """A worker knows more than a number: where the queue has given nothing for twice the lag,
@@ -194,6 +193,13 @@ class MessageQueueStore(Store):
             self._settle()
         self._queue.close()
         self._inner.close()
+
+    def _reach(self) -> int:
+        """About how many messages there are; where nobody knows yet, the queue is asked. So one
+        that is not there, or refuses, is found before a page is written that it is to hold."""
+        if self._backlog is None:
+            self._backlog = self._queue.backlog()
+        return self._backlog
 
     def _is_item(self, key: str) -> bool:
         return key.startswith(self._prefix)
@@ -287,7 +293,7 @@ class MessageQueueStore(Store):
         """Tell the queue. What it has not been told for an outage is told with the next change."""
         if self._unpublished:
             self._queue.publish(self._unpublished.values())
-            self._backlog = (self._backlog or 0) + len(self._unpublished)
+            self._backlog = self._reach() + len(self._unpublished)
             self._unpublished, self._quiet_since = {}, None
         with suppress(StoreUnreachableError):
             self._settle()

@@ -146,9 +146,10 @@ class Fleet:
 
 @pytest.fixture
 def server() -> Iterator[QueueServer]:
-    with QueueServer(token=TOKEN) as running:
+    running = QueueServer(token=TOKEN)
+    with running:
         yield running
-        assert running.errors == []
+    assert running.errors == []
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nimbus_tasks.core.clock import iso_after
 from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
 from nimbus_tasks.core.keys import is_id, last_part, queue_key, queue_prefix, status_prefix
-from nimbus_tasks.core.records import priority_field
+from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
 from nimbus_tasks.core.wire import count_field, dump_json, load_object, time_field
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
 
@@ -170,7 +171,7 @@ class MessageQueueStore(Store):
             with self._inner.transaction():
                 yield self
         except BaseException:
-            self._waiting |= self._claimed  # not claimed after all, or it is given back by its page
+            self._waiting |= self._claimed  # not claimed, or whoever did gives its page back
             raise
         finally:
             self._is_open = False
@@ -250,6 +251,8 @@ class MessageQueueStore(Store):
         )
         if not (is_id(page_id) and is_id(batch_id) and priority and queued_at):
             return None
+        if queued_at > iso_after(CLOCK_SKEW_SECONDS):
+            return None  # its page would be waited for until then
         attempt = count_field(body.get("attempt")) or 1
         item = {
             "page_id": page_id,

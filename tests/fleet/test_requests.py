@@ -46,7 +46,8 @@ class BillingServer(QueueServer):
 
 @pytest.fixture
 def server() -> Iterator[BillingServer]:
-    with BillingServer(token=TOKEN) as running:
+    running = BillingServer(token=TOKEN)
+    with running:
         yield running
 
 

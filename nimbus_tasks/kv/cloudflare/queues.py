@@ -90,12 +90,12 @@ class QueueClient:
 
     def publish(self, bodies: Iterable[object]) -> None:
         """Publish messages; one may be there twice where an answer was lost."""
-        requests = list(_publications(bodies))
-        if not requests:
-            return
-        with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="queue") as threads:
-            for _ in threads.map(lambda body: self._post("messages/batch", body), requests):
+        threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="queue")
+        try:
+            for _ in threads.map(lambda b: self._post("messages/batch", b), _publications(bodies)):
                 pass
+        finally:  # Ctrl-C waits for nothing
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def pull(self, count: int, hold_seconds: float) -> Pulled:
         """Up to ``count`` messages (100 at the most), which nobody else is given for so long."""

@@ -57,16 +57,16 @@ def test_three_workers_share_a_batch(fleet: Fleet, stale: float) -> None:
 def test_a_message_that_comes_twice_and_requests_that_fail_do_no_harm(fleet: Fleet) -> None:
     """At least once: a page may be worked on twice, by two at the same time. Where their writes
     cross, the claim of one may stand over the outcome of the other, until it has lapsed."""
-    fleet.upload(60)
+    fleet.upload(30)
     fleet.server.duplicates, fleet.server.stale_reads = 0.3, 0.3
     fleet.server.faults = seeded_faults(5, rate=0.1, kinds=("429:0", "500", "reset_after"))
-    fleet.work("one", "two", "three", concurrency=2, processor=slowly(0.02), hold=6.0)
+    fleet.work("one", "two", "three", concurrency=2, processor=slowly(0.02), hold=3.0)
     fleet.server.faults, fleet.server.duplicates = None, 0.0
     time.sleep(2 + LAG)
     fleet.work("four")
     statuses = fleet.statuses().values()
-    assert [status["status"] for status in statuses] == ["done"] * 60
-    assert sum(fleet.begun.values()) >= 60
+    assert [status["status"] for status in statuses] == ["done"] * 30
+    assert sum(fleet.begun.values()) >= 30
     assert {status["attempts"] for status in statuses} <= {1, 2, 3}
 
 
@@ -112,7 +112,7 @@ def test_what_a_killed_worker_had_in_hand_comes_back(fleet: Fleet) -> None:
     )
     assert worker.stdout is not None
     with worker.stdout:
-        assert worker.stdout.readline() == "begun\n"
+        assert worker.stdout.readline().startswith("begun")
         while fleet.counts().get("processing") != 3:
             time.sleep(0.05)
         worker.send_signal(signal.SIGKILL)

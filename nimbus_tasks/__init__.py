@@ -35,4 +35,10 @@ nimbus = Namespace(
         lazy_task("batch.cancel"),
         lazy_task("batch.verify"),
     ),
+    Collection(
+        "cloud",
+        lazy_task("cloud.init"),
+        lazy_task("cloud.dev"),
+        lazy_task("cloud.deploy"),
+    ),
 )

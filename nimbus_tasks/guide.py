@@ -22,7 +22,8 @@ from nimbus_tasks.ui.text import clean, wrap
 _PURPOSES = (
     ("begin", "init, doctor"),
     ("send and work", "upload, worker"),
-    ("look", "batch.list, batch.status, batch.monitor, batch.wait"),
+    ("look", "batch.list, batch.status, batch.monitor, batch.wait, dashboard"),
+    ("beyond this machine", "cloud.init, cloud.dev, cloud.deploy"),
     ("evaluate", "batch.report, batch.metrics"),
     ("mend", "batch.retry, batch.cancel, batch.verify"),
 )

@@ -691,7 +691,9 @@ def test_a_file_that_cannot_be_used_is_named_in_a_line(
     monkeypatch.setattr("nimbus_tasks.doctor.examine", no_right)
     monkeypatch.chdir(root)
     assert in_process("nimbus.doctor") == 5
-    assert capsys.readouterr().err == "❌ /somewhere: Permission denied\n"
+    said = capsys.readouterr().err
+    assert said.startswith("❌ /somewhere: Permission denied · See that")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["nimbus.batch.report", "nimbus.batch.status"])

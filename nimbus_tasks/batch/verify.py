@@ -34,7 +34,8 @@ from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.queue import find_unqueued, is_newer, put_back, put_in_queue, queue_items
-from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, status_from_metadata
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus
+from nimbus_tasks.core.small_forms import status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.console import Console

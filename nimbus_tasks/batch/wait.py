@@ -107,8 +107,8 @@ def wait(
     with closing(looks), _Waiting() as bar:
         try:
             for sight in looks:
-                bar.look(sight)
                 view = sight.view
+                bar.look(sight)
         except KeyboardInterrupt:
             bar.close()
             if view is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -177,9 +177,9 @@ def head_from_metadata(project_id: str, batch_id: str, info: KeyInfo) -> BatchHe
 
 def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
     """The batch record of an entry, ours or the seed's. Raises :class:`UnreadableRecordError`."""
-    value = load_object(entry)
+    value = load_object(entry, _each_once())
     listed, summary = mapping_field(value.get("pages")), mapping_field(value.get("summary"))
-    pages = _pages(listed)
+    pages = {page_id: mapping_field(listed[page_id]) for page_id in listed if is_id(page_id)}
     head = head_from_metadata(project_id, batch_id, KeyInfo(entry.key, entry.metadata))
     if head is None:
         status, intent = _status(value.get("status")), text_field(value.get("intent"))
@@ -204,22 +204,20 @@ def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
     return Batch(head, pages, extra)
 
 
-def _pages(listed: dict[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What is said of each page; ``listed`` is used up, and what is equal is kept once: of 100,000
-    pages it would take 40 MB, several times over."""
-    pages: dict[str, Mapping[str, Any]] = {}
-    known: dict[tuple[object, ...], Mapping[str, Any]] = {}
-    for page_id in list(listed):
-        page: Mapping[str, Any] = mapping_field(listed.pop(page_id))
-        if not is_id(page_id):
-            continue
-        if all(type(value) is str for value in page.values()):
-            said = tuple(page.items())
-            page = known.get(said, page)
-            if len(known) < _MAX_KNOWN:
-                known[said] = page
-        pages[page_id] = page
-    return pages
+def _each_once() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook for the parser that makes objects which are equal one: a record says nearly the same
+    of each page, and of 100,000 pages that takes 40 MB, several times over. None is ever changed.
+    """
+    known: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if not all(type(value) is str for _, value in pairs):  # 1 equals 1.0, and true
+            return dict(pairs)
+        if len(known) < _MAX_KNOWN:
+            return known.setdefault(tuple(pairs), dict(pairs))
+        return known.get(tuple(pairs)) or dict(pairs)
+
+    return made
 
 
 #: Others may say something else of every page.

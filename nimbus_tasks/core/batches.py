@@ -7,7 +7,8 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Set
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from sys import intern
@@ -25,7 +26,7 @@ from nimbus_tasks.core.keys import (
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
-from nimbus_tasks.core.pages import PageInfo, list_pages, small_statuses
+from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, small_statuses
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
@@ -137,8 +138,8 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
 def fold(store: KeyValues, head: BatchHead) -> Tally:
     """What the pages of the batch add up to now."""
     tally = Tally(head.page_count)
-    for page in pages_of(store, head):
-        tally.add(page.status)
+    for some in in_groups(pages_of(store, head)):
+        tally.add_all([page.status for page in some])
     return tally
 
 
@@ -147,9 +148,9 @@ def fold_with_states(
 ) -> tuple[Tally, dict[str, str]]:
     """What the pages of the batch add up to now, and what each is in, by page id."""
     tally, states = Tally(page_count), {}
-    for page in pages_of(store, head):
-        tally.add(page.status)
-        states[page.page_id] = intern(page.status["status"])
+    for some in in_groups(pages_of(store, head)):
+        tally.add_all([page.status for page in some])
+        states.update({page.page_id: intern(page.status["status"]) for page in some})
     return tally, states
 
 
@@ -163,14 +164,17 @@ def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> d
     if not tallies:
         return {}
     seen: dict[str, set[str]] = {batch_id: set() for batch_id in tallies}
-    for page in list_pages(store, project_id):
-        if (tally := tallies.get(page.status["batch_id"])) is not None:
-            tally.add(page.status)
-            seen[page.status["batch_id"]].add(page.page_id)
+    for some in in_groups(list_pages(store, project_id)):
+        of_batch: dict[str, list[PageInfo]] = defaultdict(list)
+        for page in some:
+            of_batch[page.status["batch_id"]].append(page)
+        for batch_id in of_batch.keys() & tallies.keys():
+            tallies[batch_id].add_all([page.status for page in of_batch[batch_id]])
+            seen[batch_id].update(page.page_id for page in of_batch[batch_id])
     for batch_id, tally in tallies.items():
         if tally.seen < tally.page_count:
-            for page in _superseded(store, project_id, batch_id, seen[batch_id]):
-                tally.add(page.status)
+            taken = _superseded(store, project_id, batch_id, seen[batch_id])
+            tally.add_all([page.status for page in taken])
     return tallies
 
 
@@ -193,12 +197,12 @@ def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchV
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
     latest_failures: list[tuple[str, str, PageInfo]] = []
-    for page in pages:
-        tally.add(page.status)
-        state = page.status["status"]
-        if state == "processing":
-            in_flight.append(page)
-        elif state == "failed":
+    for some in in_groups(pages):
+        tally.add_all([page.status for page in some])
+        in_flight += [page for page in some if page.status["status"] == "processing"]
+        for page in some:
+            if page.status["status"] != "failed":
+                continue
             item = (page.status.get("completed") or "", page.page_id, page)
             if len(latest_failures) < FAILURES_KEPT:
                 heapq.heappush(latest_failures, item)
@@ -221,10 +225,14 @@ def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchV
 def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
     """The batch with the pages that have a status in it, and without those that were only listed:
     an upload that was cut off had announced them and never sent them."""
-    pages = {
-        page.page_id: batch.pages.get(page.page_id, {"uploaded": page.status.get("uploaded")})
-        for page in pages_of(tx, batch.head)
-    }
+    pages: Mapping[str, Mapping[str, Any]] = batch.pages
+    listed = [page.page_id in pages for page in pages_of(tx, batch.head)]
+    # Nearly always it is all of them, and of 100,000 pages no other dictionary is made then.
+    if not all(listed) or len(listed) < len(pages):
+        pages = {
+            page.page_id: pages.get(page.page_id, {"uploaded": page.status.get("uploaded")})
+            for page in pages_of(tx, batch.head)
+        }
     return replace(batch, head=replace(batch.head, page_count=len(pages)), pages=pages)
 
 

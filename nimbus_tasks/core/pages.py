@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from nimbus_tasks.core.keys import is_id, last_part, status_key, status_prefix
-from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status, small_form
+from nimbus_tasks.core.keys import are_ids, is_id, last_part, status_key, status_prefix
+from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status
+from nimbus_tasks.core.small_forms import small_forms
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyValues
 
@@ -52,21 +53,23 @@ def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageInfo]:
     read, many at a time. A record of which neither can be read counts as a failed page of no batch;
     a key that ends in no page id is somebody else's."""
     bare: list[str] = []
-    for info in store.scan(prefix):
-        if not is_id(info.key[len(prefix) :]):
-            continue
-        if info.metadata is not None and (small := small_form(info.metadata)) is not None:
-            yield PageInfo(last_part(info.key), small)
-            continue
-        bare.append(info.key)
-        if len(bare) == _VALUES_A_READ:
-            yield from _from_values(store, bare)
-            bare.clear()
-    yield from _from_values(store, bare)
+    for group in in_groups(store.scan(prefix)):
+        page_ids = [info.key[len(prefix) :] for info in group]
+        forms = small_forms([info.metadata for info in group])
+        are_all_ids = are_ids(page_ids)
+        for info, page_id, small in zip(group, page_ids, forms, strict=True):
+            if not are_all_ids and not is_id(page_id):
+                continue
+            if small is not None:
+                yield PageInfo(page_id, small)
+            else:
+                bare.append(info.key)
+    for at in range(0, len(bare), _VALUES_A_READ):
+        yield from _from_values(store, bare[at : at + _VALUES_A_READ])
 
 
 def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
-    for key, entry in (store.get_many(keys) if keys else {}).items():
+    for key, entry in store.get_many(keys).items():
         try:
             small = read_status(entry).to_metadata()
         except UnreadableRecordError as error:

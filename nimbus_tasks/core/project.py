@@ -141,8 +141,14 @@ def check_layout(store: str, queue: str) -> None:
 
 
 def config_path(root: Path) -> Path:
-    """Where the configuration of the project in ``root`` lies."""
-    return root / ".nimbus" / "project-config.json"
+    """Where the configuration of the project in ``root`` lies: where ``NIMBUS_CONFIG`` says, if it
+    is set. Raises :class:`UsageError` if that is no file."""
+    other = os.environ.get("NIMBUS_CONFIG")
+    if not other:
+        return root / ".nimbus" / "project-config.json"
+    if not Path(other).is_file():
+        raise UsageError(f"NIMBUS_CONFIG names no file: {other}", advice="Mend it, or unset it.")
+    return Path(other).absolute()
 
 
 def new_project(root: Path, *, name: str | None = None, project_id: str | None = None) -> Project:

@@ -9,15 +9,14 @@ of the wrong type counts as absent), ``entry`` gives what is to be stored, with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
-    MAX_NUMBER,
     clip_bytes,
     count_field,
     dump_json,
@@ -91,13 +90,13 @@ class PageStatus:
             parts["queued_at"] = time_field(queued.get("queued_at"))
         return cls(
             state=state,
-            batch_id=_id_field(value.get("batch_id")) or "",
+            batch_id=id_field(value.get("batch_id")) or "",
             updated=time_field(value.get("updated")) or "",
             attempts=count_field(value.get("attempts")) or 0,
             path=text_field(value.get("path")),
             uploaded=time_field(value.get("uploaded")),
             lapses=count_field(value.get("lapses")) or 0,
-            superseded_by=_id_field(value.get("superseded_by")),
+            superseded_by=id_field(value.get("superseded_by")),
             extra={name: value[name] for name in value if name not in _STATUS_FIELDS},
             detail=_unknown_in(value, state),
             **parts,
@@ -351,7 +350,7 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
     return {name: part[name] for name in part if name not in _PART_FIELDS}
 
 
-def _id_field(value: object) -> str | None:
+def id_field(value: object) -> str | None:
     return value if isinstance(value, str) and is_id(value) else None
 
 
@@ -359,82 +358,3 @@ def priority_field(value: object) -> int | None:
     """A priority from 1 to 10, or ``None``."""
     number = count_field(value)
     return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
-
-
-def small_form(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A status' metadata with fields of the right types: those that somebody else wrote wrongly
-    count as absent. ``None`` where it does not tell state and batch: read the value then.
-
-    Of 100,000 pages nearly all have the same few fields of the same types: of each such shape it is
-    remembered what is left to be looked at, which are ids and the ranges of figures and times.
-    """
-    state = metadata.get("status")
-    if not isinstance(state, str) or state not in _STATES:
-        return None
-    shape = (*metadata, *map(type, metadata.values()))
-    known = _KNOWN_SHAPES.get(shape)
-    if known is not None and _is_sound(metadata, known):
-        return metadata
-    batch_id = _id_field(metadata.get("batch_id"))
-    if batch_id is None:
-        return None
-    checked = {name: read(metadata.get(name)) for name, read in _SMALL_FIELDS.items()}
-    small = present(status=state, batch_id=batch_id, **checked)
-    if small == metadata and len(_KNOWN_SHAPES) < _MAX_KNOWN and len(_KNOWN_IDS) < _MAX_KNOWN:
-        times, figures, ids = (tuple(n for n in kind if n in small) for kind in _KINDS)
-        _KNOWN_SHAPES[shape] = _Shape(times, figures, ids)
-        _KNOWN_IDS.update(small[name] for name in ids)
-    return small
-
-
-class _Shape(NamedTuple):
-    """The names of the fields of a metadata by what has to be looked at."""
-
-    times: tuple[str, ...]
-    figures: tuple[str, ...]
-    ids: tuple[str, ...]
-
-
-def _is_sound(metadata: Mapping[str, Any], shape: _Shape) -> bool:
-    """Whether fields of the right types are in their ranges; ``False`` sends it to be read."""
-    for name in shape.times:
-        if metadata[name][:2] != "20" or len(metadata[name]) > 40:
-            return False
-    for name in shape.figures:
-        if not 0 <= metadata[name] < MAX_NUMBER:
-            return False
-    for name in shape.ids:
-        if metadata[name] not in _KNOWN_IDS:
-            return False
-    return bool(LOWEST_PRIORITY <= metadata.get("priority", LOWEST_PRIORITY) <= HIGHEST_PRIORITY)
-
-
-_STATES = frozenset(PAGE_STATES)
-#: Shapes of metadata (names and types of its fields) and ids that have passed the check. Others may
-#: write any number of them, so there is an end to what is remembered.
-_KNOWN_SHAPES: dict[tuple[Any, ...], _Shape] = {}
-_KNOWN_IDS: set[str] = set()
-_MAX_KNOWN = 2000
-_TIMES = ("updated", "uploaded", "queued_at", "started", "lease", "completed")
-_KINDS = (
-    _TIMES,
-    ("attempts", "duration_ms", "changes", "progress", "confidence"),
-    ("batch_id", "superseded_by"),
-)
-
-
-def status_from_metadata(small: Mapping[str, Any]) -> PageStatus:
-    """The status record as far as its small form (see :func:`small_form`) tells it."""
-    known = {name: read(small.get(name)) for name, read in _SMALL_FIELDS.items()}
-    fields = {"updated": "", **present(**known)}
-    return PageStatus(state=small["status"], batch_id=small["batch_id"], **fields)
-
-
-_SMALL_FIELDS: dict[str, Callable[[object], Any]] = {
-    **dict.fromkeys(_TIMES, time_field),
-    **dict.fromkeys(("path", "step", "error", "code"), text_field),
-    **dict.fromkeys(("attempts", "duration_ms", "changes"), count_field),
-    **dict.fromkeys(("progress", "confidence"), number_field),
-    "priority": priority_field,
-    "superseded_by": _id_field,
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -35,12 +36,19 @@ class NoJsonError(ValueError):
     """Text that Python may read and JSON does not know, or no store can hold; says why."""
 
 
-def strict_loads(text: str) -> object:
-    """What JSON ``text`` holds. Raises :class:`NoJsonError`, also for NaN, for numbers beyond a
-    float or of thousands of digits, for half surrogate pairs and for nesting beyond
-    :data:`MAX_NESTING`."""
+#: Makes an object of the JSON out of its names and values.
+PairsHook = Callable[[list[tuple[str, Any]]], dict[str, Any]]
+
+
+def strict_loads(text: str, hook: PairsHook | None = None) -> object:
+    """What JSON ``text`` holds, its objects made by ``hook`` if there is one.
+
+    Raises :class:`NoJsonError`, also for NaN, for numbers beyond a float or of thousands of digits,
+    for half surrogate pairs and for nesting beyond :data:`MAX_NESTING`.
+    """
     try:
-        value: object = _DECODER.decode(text)
+        decoder = _DECODER if hook is None else _decoder(hook)
+        value: object = decoder.decode(text)
         if "\\" in text and _SURROGATE.search(text):
             # Half a pair passes the parser; writing it out as UTF-8 finds it.
             json.dumps(value, ensure_ascii=False).encode()
@@ -91,13 +99,22 @@ def _finite(digits: str) -> float:
 
 
 _SURROGATE = re.compile(r"\\u[dD]")
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def load_object(entry: Entry) -> dict[str, Any]:
-    """The JSON object that an entry holds. Raises :class:`UnreadableRecordError`."""
+def _decoder(hook: PairsHook | None = None) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=hook
+    )
+
+
+_DECODER = _decoder()
+
+
+def load_object(entry: Entry, hook: PairsHook | None = None) -> dict[str, Any]:
+    """The JSON object that an entry holds; ``hook`` makes the objects in it out of their pairs.
+    Raises :class:`UnreadableRecordError`."""
     try:
-        value = strict_loads(entry.value)
+        value = strict_loads(entry.value, hook)
     except NoJsonError as error:
         raise UnreadableRecordError(f"{entry.key} {error}") from error
     if not isinstance(value, dict):

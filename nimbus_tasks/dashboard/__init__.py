@@ -47,7 +47,12 @@ def check_installed() -> None:
 def dashboard(
     c: Context, port: str | None = None, interval: str | None = None, no_open: bool = False
 ) -> None:
-    """Watch batches live in the browser."""
+    """Watch batches live in the browser.
+
+    It serves this machine alone, until Ctrl-C.
+
+    Example: invoke nimbus.dashboard --port=8080
+    """
     console = Console()
     wanted = setting(c, "dashboard", "port", port)
     every = check_seconds(setting(c, "dashboard", "interval", interval), "--interval")

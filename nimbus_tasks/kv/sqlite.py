@@ -250,7 +250,7 @@ class SqliteStore(Store):
         self._db.execute("PRAGMA journal_size_limit = 67108864")
         # A worker's statuses lie all over the table: what is written again and again is kept
         # in memory, and copied from the log to the file once, not at every commit.
-        self._db.execute("PRAGMA cache_size = -16384")
+        self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("PRAGMA wal_autocheckpoint = 8000")
 
     def _stamp(self) -> tuple[int, int]:

@@ -173,9 +173,9 @@ def _send(
             advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
         ) from None
     with store.transaction() as tx:
-        listed = set(batches.load(tx, project_id, batch_id).pages)
-        closed = _close_batch(tx, project_id, batch_id)
-        _close_emptied(tx, project_id, plan.cut_off, listed)
+        listed = batches.load(tx, project_id, batch_id)
+        closed = _close_batch(tx, listed)
+        _close_emptied(tx, project_id, plan.cut_off, listed.pages.keys())
         if head is not None:  # who was killed may have taken pages from any that was open then
             old_batches |= set(plan.open) - set(plan.cut_off)
         for old in old_batches:
@@ -188,7 +188,7 @@ def _send(
         page_count=closed.page_count if closed else 0,
         uploaded=sent,
         taken_over=taken_over,
-        dropped=len(listed) - closed.page_count if closed else 0,
+        dropped=len(listed.pages) - closed.page_count if closed else 0,
         checked=replace(checked, rejected=[*checked.rejected, *refused]),
     )
 
@@ -253,13 +253,13 @@ def _chunks(
 def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, str]:
     path = folder / checked_map.file
     text, digest, _ = read_map_text(path, folder)
-    if digest == checked_map.sha256:
+    if digest == checked_map.digest:
         return checked_map, text
     found = read_map(path, folder, project_id)
     if isinstance(found, Listing) or found.page_id != checked_map.page_id:
         raise RefusedMapError("it names another page now")
     text, digest, _ = read_map_text(path, folder)
-    if digest != found.sha256:
+    if digest != found.digest:
         raise RefusedMapError("somebody is still writing it")
     return found, text
 
@@ -331,9 +331,10 @@ def _superseded(project_id: str, page_id: str, old: PageStatus, batch_id: str) -
     return kept.entry(superseded_key(project_id, old.batch_id, page_id))
 
 
-def _close_batch(tx: KeyValues, project_id: str, batch_id: str) -> BatchHead | None:
+def _close_batch(tx: KeyValues, listed: Batch) -> BatchHead | None:
     """End the uploading: the batch has the pages that were sent, and goes if none was."""
-    batch = batches.with_pages_there(tx, batches.load(tx, project_id, batch_id))
+    project_id, batch_id = listed.head.project_id, listed.head.batch_id
+    batch = batches.with_pages_there(tx, listed)
     if not batch.pages:
         tx.delete_many([batch_key(project_id, batch_id)])
         return None
@@ -360,4 +361,4 @@ def _close_emptied(tx: KeyValues, project_id: str, cut_off: Sequence[str], taken
         batch = batches.load(tx, project_id, batch_id)
         there = {page.page_id for page in batches.pages_of(tx, batch.head)}
         if batch.head.intent == Intent.UPLOAD and batch.pages.keys() - there <= taken:
-            _close_batch(tx, project_id, batch_id)
+            _close_batch(tx, batch)

@@ -33,9 +33,10 @@ _OPTIONS = (
 NewPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The browser, started once a test process."""
+    """The browser, started once a module: while it runs, so does an event loop, and tests of other
+    modules want one of their own."""
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None or not _AXE.exists():
         reason = f"no browser or no axe-core to test in; it takes {_INSTALL}"

@@ -12,6 +12,7 @@ def a_terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
     """A terminal in the place of stderr."""
     fake = FakeTerminal()
     monkeypatch.setattr("sys.stderr", fake)
+    monkeypatch.delenv("CI", raising=False)  # there no terminal is drawn on
     monkeypatch.setenv("COLUMNS", "80")
     return fake
 

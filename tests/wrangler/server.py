@@ -1,8 +1,6 @@
 """Cloudflare's own local server, started once a test process: ``wrangler dev``.
 
-A module that uses it has ``pytest_plugins = ["tests.wrangler.server"]``. What it needs is installed
-by ``.ci/run``, or by :data:`INSTALL`, and never by the tests. Where it is missing they are skipped
-on a person's machine, and fail in CI.
+A module that uses it has ``pytest_plugins = ["tests.wrangler.server"]``.
 """
 
 from __future__ import annotations
@@ -23,9 +21,8 @@ from typing import NamedTuple
 
 import pytest
 
-HERE = Path(__file__).parent
-MODULES = HERE / "node_modules"
-INSTALL = "npm ci --prefix tests/wrangler"
+from tests.wrangler.installed import HERE, MODULES, need_wrangler, node, quiet_environment
+
 #: What is bound in wrangler.jsonc.
 BOUND_NAMESPACE = "0123456789abcdef0123456789abcdef"
 READY_SECONDS = 60.0
@@ -48,28 +45,9 @@ class Wrangler(NamedTuple):
 @pytest.fixture(scope="session")
 def wrangler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wrangler]:
     """Cloudflare's own server, on a port of its own, with a state that goes with the session."""
-    if fault := missing():
-        reason = f"{fault}; install it with: {INSTALL}"
-        if os.environ.get("CI"):
-            pytest.fail(f"in CI this is no reason to skip: {reason}", pytrace=False)
-        pytest.skip(reason)
+    need_wrangler()
     with running(tmp_path_factory.mktemp("wrangler")) as server:
         yield server
-
-
-def missing() -> str | None:
-    """What is not installed as ``package.json`` pins it, in words."""
-    pinned: dict[str, str] = json.loads((HERE / "package.json").read_text())["dependencies"]
-    for name, version in pinned.items():
-        try:
-            found = json.loads((MODULES / name / "package.json").read_text())["version"]
-        except OSError:
-            return f"Cloudflare's local server is not installed ({name} {version} is missing)"
-        if found != version:
-            return f"Cloudflare's local server is pinned to {name} {version}, but there is {found}"
-    if not _node().is_file():
-        return f"the installation of node {pinned['node']} is not whole: {_node()} is missing"
-    return None
 
 
 @contextmanager
@@ -83,7 +61,7 @@ def running(folder: Path) -> Iterator[Wrangler]:
     log = folder / "wrangler.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_node(), MODULES / "wrangler" / "bin" / "wrangler.js", *_OPTIONS],
+            [node(), MODULES / "wrangler" / "bin" / "wrangler.js", *_OPTIONS],
             cwd=folder,
             env=_environment(folder),
             stdin=subprocess.DEVNULL,
@@ -97,24 +75,12 @@ def running(folder: Path) -> Iterator[Wrangler]:
         _end(process)
 
 
-def _node() -> Path:
-    return MODULES / "node" / "bin" / "node"
-
-
 def _environment(folder: Path) -> dict[str, str]:
-    """Nothing is sent anywhere, and nothing is written but below ``folder``."""
+    """Ours, without an account."""
     return {
         **{name: value for name, value in os.environ.items() if "CLOUDFLARE" not in name},
-        "PATH": f"{_node().parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "CI": "1",
-        "NO_COLOR": "1",
-        "WRANGLER_SEND_METRICS": "false",
-        "WRANGLER_SEND_ERROR_REPORTS": "false",
-        "X_LOCAL_OBSERVABILITY": "false",
-        "CLOUDFLARE_CF_FETCH_ENABLED": "false",
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "WRANGLER_LOG_PATH": str(folder / "logs"),
-        "WRANGLER_REGISTRY_PATH": str(folder / "registry"),
+        "PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **quiet_environment(folder),
     }
 
 

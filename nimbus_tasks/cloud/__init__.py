@@ -1,0 +1,1 @@
+"""``nimbus.cloud.*``: the batch on Cloudflare's own engine. The Worker itself is in ``worker/``."""

@@ -1,0 +1,186 @@
+"""``nimbus.cloud.dev``: the Worker on this machine, on Cloudflare's own runtime, with its own KV.
+
+wrangler serves the REST API of its local KV, so the tasks can be pointed at it: by a configuration
+of its own beside the Worker, which ``NIMBUS_CONFIG`` names. The project's own is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from invoke.context import Context
+
+from nimbus_tasks.cloud.init import shown, worker_folder
+from nimbus_tasks.cloud.wrangler import WorkerConfig, find_wrangler, last_words, load_worker
+from nimbus_tasks.command import check_int, check_seconds, command, project_root
+from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.project import (
+    Project,
+    load_project,
+    new_project,
+    write_atomically,
+)
+from nimbus_tasks.ui.console import Console
+from nimbus_tasks.ui.text import clean
+
+CONFIG_NAME = "dev.json"
+DEFAULT_PORT = 8787
+DEFAULT_TICK_SECONDS = 5.0
+READY_SECONDS = 60.0
+_READY = re.compile(r"Ready on (http://127\.0\.0\.1:[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """A Worker that runs here: its address, the configuration that points tasks at it, its log."""
+
+    address: str
+    config: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def tick(self) -> None:
+        """Do what the cron trigger does. Raises :class:`UsageError` if wrangler has ended."""
+        import urllib.request
+
+        url = f"{self.address}/cdn-cgi/local/scheduled?cron=*+*+*+*+*"
+        # No proxy: it is on this machine. A tick that fails is in the log, and another follows.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with suppress(OSError), opener.open(url, timeout=600) as answer:
+            answer.read()
+        if self.process.poll() is not None:
+            raise _ended(self.log)
+
+
+@contextmanager
+def running(
+    root: Path, worker: WorkerConfig, program: str, port: int = DEFAULT_PORT
+) -> Iterator[LocalWorker]:
+    """The Worker on this machine, run by wrangler (``program``), until the end of the block.
+
+    Raises :class:`UsageError` where it does not run.
+    """
+    state = worker.folder / ".wrangler"
+    state.mkdir(exist_ok=True)
+    log = state / "dev.log"
+    arguments = (
+        "dev",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--inspector-port=0",
+        "--persist-to=.wrangler/state",
+        # What is read here is never old.
+        "--var=LAG_SECONDS:0",
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, *arguments],
+            cwd=worker.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
+            # Ctrl-C is for us alone: we end it, when the tick in hand has ended.
+            start_new_session=True,
+        )
+    try:
+        address = _address_when_ready(process, log)
+        config = worker.folder / CONFIG_NAME
+        write_atomically(config, [_config_for(root, worker, address)])
+        yield LocalWorker(address, config, log, process)
+    finally:
+        _end(process)
+
+
+def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:
+    """The project's configuration with its store in the local KV."""
+    import json
+
+    try:
+        project: Project = load_project(root)
+    except UsageError:
+        project = new_project(root)
+    api_base = f"{address}/cdn-cgi/local/explorer/api"
+    local = replace(
+        project,
+        project_id=worker.project_id,
+        store="cloudflare",
+        queue="keys",
+        cloudflare={"namespace_id": worker.namespace_id, "api_base": api_base},
+    )
+    return json.dumps(local.to_config(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if ready := _READY.search(log.read_text(encoding="utf-8", errors="replace")):
+            return ready[1]
+        time.sleep(0.05)
+    raise _ended(log)
+
+
+def _ended(log: Path) -> UsageError:
+    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
+    return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It ends its own processes when asked; what is left of its group is killed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@command(
+    help={
+        "port": f"the port on this machine (default: {DEFAULT_PORT})",
+        "every": f"seconds between two ticks (default: {DEFAULT_TICK_SECONDS:g}; on Cloudflare 60)",
+        "folder": "the Worker's folder (default: cloud in the project)",
+    }
+)
+def dev(
+    c: Context, port: str | None = None, every: str | None = None, folder: str | None = None
+) -> None:
+    """Run the Worker on this machine, until Ctrl-C.
+
+    Example: invoke nimbus.cloud.dev
+    """
+    console = Console()
+    number = check_int(port, "--port", at_most=65535) or DEFAULT_PORT
+    seconds = check_seconds(every, "--every") or DEFAULT_TICK_SECONDS
+    root = project_root(c)
+    worker = load_worker(worker_folder(root, folder))
+    program = find_wrangler(worker.folder, root)
+    # A terminal that is closed, a job that is ended: wrangler is not to outlive us.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    console.note("Starting wrangler …")
+    with running(root, worker, program, number) as local:
+        style = console.style
+        console.say(
+            f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
+            "   in another terminal:",
+            f"   export NIMBUS_CONFIG={clean(shown(local.config))}",
+            "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
+            style.dim(f"   Ctrl-C ends it; its log: {clean(shown(local.log))}"),
+        )
+        while True:
+            local.tick()
+            time.sleep(seconds)

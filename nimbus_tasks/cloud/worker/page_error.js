@@ -1,0 +1,19 @@
+/**
+ * Thrown by a processor: this page fails, with a code that reports can group by.
+ *
+ * With `retryAfter` (seconds) it is the service that cannot do it now: the page is tried again then,
+ * a few times, and fails only if that does not help.
+ */
+export class PageError extends Error {
+  /**
+   * @param {string} message
+   * @param {string} [code]  a short word in lower case
+   * @param {number} [retryAfter]
+   */
+  constructor(message, code = "processor_error", retryAfter) {
+    super(message);
+    this.name = "PageError";
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Posts each page to an address of yours, in any language, and takes what it answers.
+ *
+ * It gets the page record as JSON (`page_id`, `source_path`, `extraction`: the content map, …) and
+ * answers JSON: `{"changes": 2, "confidence": 0.8, "optimization": {…}}`, or, for a page that it
+ * cannot do, `{"error": {"message": "…", "code": "…"}}`. 429, 502, 503 and 504 mean: later; after
+ * the seconds of Retry-After, if it gives them.
+ *
+ * vars: PROCESSOR_URL; PROCESSOR_SECRET_HEADER, if the secret is to go into a header of that name and
+ * not into `Authorization: Bearer`. Secret: PROCESSOR_SECRET.
+ */
+
+import { PageError } from "../page_error.js";
+import { answerOf, post } from "./post.js";
+
+/**
+ * @param {any} page
+ * @param {any} env
+ * @param {import("../consumer.js").Progress} progress
+ */
+export default async function process(page, env, progress) {
+  progress("http", 0);
+  /** @type {Record<string, string>} */
+  const secret = {};
+  if (env.PROCESSOR_SECRET) {
+    if (env.PROCESSOR_SECRET_HEADER) secret[env.PROCESSOR_SECRET_HEADER] = env.PROCESSOR_SECRET;
+    else secret.Authorization = `Bearer ${env.PROCESSOR_SECRET}`;
+  }
+  const answer = answerOf(
+    await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal),
+  );
+  if (answer.error) {
+    throw new PageError(
+      String(answer.error.message ?? answer.error),
+      String(answer.error.code ?? "processor_error"),
+    );
+  }
+  return answer;
+}

@@ -1,0 +1,163 @@
+"""Wrangler, Cloudflare's own command line: where it is, what it is told, what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.wire import mapping_field
+
+CONFIG_NAME = "wrangler.jsonc"
+#: What stands for a namespace that is not made yet.
+NO_NAMESPACE = "0" * 32
+INSTALL_ADVICE = "Install it in the project with: npm install --save-dev wrangler"
+PERMISSIONS = "Workers Scripts: Edit, Workers KV Storage: Edit, Queues: Edit"
+
+_STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_STRING_OR_LAST_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LABEL = re.compile(r"^(✘ )?(\[ERROR\]|\[wrangler:error\]) ")
+_NOT_LOGGED_IN = re.compile(
+    r"not authenticated|wrangler login|set a CLOUDFLARE_API_TOKEN|Not logged in", re.IGNORECASE
+)
+_REFUSED_TOKEN = re.compile(r"code: (10000|9109|10001)\b|Authentication error", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What ``wrangler.jsonc`` says of the Worker, as far as these tasks need it."""
+
+    path: Path
+    name: str
+    project_id: str
+    namespace_id: str
+    queues: Sequence[str]
+    variables: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the Worker."""
+        return self.path.parent
+
+    @property
+    def has_namespace(self) -> bool:
+        """Whether its KV namespace has been made."""
+        return self.namespace_id != NO_NAMESPACE
+
+
+def load_worker(folder: Path) -> WorkerConfig:
+    """The Worker's configuration. Raises :class:`UsageError` where there is none, or a bad one."""
+    path = folder / CONFIG_NAME
+    try:
+        config = parse_jsonc(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no Worker in {folder} (no {CONFIG_NAME})",
+            advice="Write one with: invoke nimbus.cloud.init",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    bound = [n for n in _objects(config, "kv_namespaces") if n.get("binding") == "KV"]
+    queues = mapping_field(config.get("queues"))
+    variables = mapping_field(config.get("vars"))
+    names = [q.get("queue") for part in ("producers", "consumers") for q in _objects(queues, part)]
+    found = (config.get("name"), variables.get("PROJECT_ID"), bound[0].get("id") if bound else None)
+    for value, what in zip(found, ("name", "vars.PROJECT_ID", "kv_namespaces' KV"), strict=True):
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{path} has no {what}", advice="Compare it with a new one.")
+    return WorkerConfig(
+        path=path,
+        name=str(found[0]),
+        project_id=str(found[1]),
+        namespace_id=str(found[2]),
+        queues=tuple(dict.fromkeys(name for name in names if isinstance(name, str))),
+        variables=variables,
+    )
+
+
+def parse_jsonc(text: str) -> dict[str, Any]:
+    """JSON with comments and last commas. Raises :class:`ValueError`."""
+    plain = _STRING_OR_COMMENT.sub(lambda found: found[1] or "", text)
+    config = json.loads(_STRING_OR_LAST_COMMA.sub(lambda found: found[1] or "", plain))
+    if not isinstance(config, dict):
+        raise ValueError("it holds no JSON object")  # noqa: TRY004 - a value, whatever its type
+    return config
+
+
+def find_wrangler(*folders: Path) -> str:
+    """The program: of the project's own ``node_modules``, or else of the PATH.
+
+    Raises :class:`UsageError` where it, or the Node that it needs, is missing.
+    """
+    if shutil.which("node") is None:
+        raise UsageError(
+            "Node is not installed, which wrangler needs",
+            advice="See https://nodejs.org, 22 or newer.",
+        )
+    for folder in folders:
+        if found := shutil.which("wrangler", path=str(folder / "node_modules" / ".bin")):
+            return found
+    if found := shutil.which("wrangler"):
+        return found
+    raise UsageError("wrangler is not installed", advice=INSTALL_ADVICE)
+
+
+def run_wrangler(
+    program: str, folder: Path, arguments: Sequence[str], secret: str | None = None
+) -> str:
+    """Run wrangler in ``folder`` and return what it says; ``secret`` goes to its stdin.
+
+    Raises :class:`UsageError` where nobody is logged in, :class:`StoreError` for any other refusal.
+    """
+    try:
+        ran = subprocess.run(
+            [program, *arguments],
+            cwd=folder,
+            input=secret if secret is not None else "",
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
+        )
+    except OSError as error:
+        raise UsageError(
+            f"cannot start wrangler: {error.strerror}", advice=INSTALL_ADVICE
+        ) from error
+    said = _ESCAPES.sub("", f"{ran.stdout}\n{ran.stderr}")
+    if secret:
+        said = said.replace(secret, "***")
+    if ran.returncode == 0:
+        return said
+    if _NOT_LOGGED_IN.search(said):
+        raise UsageError(
+            "nobody is logged in to Cloudflare",
+            advice="Run: wrangler login, or set CLOUDFLARE_API_TOKEN.",
+        )
+    what = f"wrangler {' '.join(arguments[:2])}"
+    advice = f"The token needs: {PERMISSIONS}." if _REFUSED_TOKEN.search(said) else None
+    raise StoreError(f"{what}: {last_words(said)}", advice=advice)
+
+
+def last_words(said: str) -> str:
+    """The line of a log that tells what was wrong."""
+    lines = [line.strip(" │┃\t") for line in _ESCAPES.sub("", said).splitlines()]
+    lines = [line for line in lines if line]
+    errors = [line for line in lines if re.search(r"error|✘|must|cannot", line, re.IGNORECASE)]
+    line = (errors or lines or ["it said nothing"])[0]
+    if "Cloudflare API" in line and line != lines[-1]:
+        line = f"{line} {lines[lines.index(line) + 1]}"  # what the API answered
+    return _LABEL.sub("", line)[:300]
+
+
+def _objects(value: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = value.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

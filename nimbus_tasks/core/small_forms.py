@@ -1,0 +1,125 @@
+"""Statuses in small: what a listing tells of pages, checked, as anybody may have written it.
+
+Of 100,000 pages nearly all have metadata of a few shapes, so it is checked by columns: all the
+times of a thousand pages in one go, all their figures in another. Only where a column has something
+that does not belong there, or a page has fields of its own, are the pages looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, are_ids
+from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.core.records import PageStatus, id_field, priority_field
+from nimbus_tasks.core.wire import (
+    MAX_NUMBER,
+    count_field,
+    number_field,
+    present,
+    text_field,
+    time_field,
+)
+
+Small = Mapping[str, Any]
+
+
+def small_forms(listed: Sequence[Small | None]) -> list[Small | None]:
+    """The metadata of some statuses with fields of the right types: those that somebody else wrote
+    wrongly count as absent. ``None`` where one does not tell state and batch: read the value then.
+    """
+    by_shape: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    try:
+        for metadata in listed:
+            by_shape[tuple(metadata)].append(metadata.values())  # type: ignore[arg-type, union-attr]
+        if all(_is_sound(shape, zip(*rows, strict=True)) for shape, rows in by_shape.items()):
+            return list(listed)
+    except TypeError:  # no metadata, or a value that is not even of the kind that can be compared
+        pass
+    return [None if metadata is None else small_form(metadata) for metadata in listed]
+
+
+def small_form(metadata: Small) -> Small | None:
+    """The same of one."""
+    state, batch_id = metadata.get("status"), id_field(metadata.get("batch_id"))
+    if not isinstance(state, str) or state not in _STATES or batch_id is None:
+        return None
+    checked = {name: read(metadata.get(name)) for name, read in _FIELDS.items()}
+    return present(status=state, batch_id=batch_id, **checked)
+
+
+def status_from_metadata(small: Small) -> PageStatus:
+    """The status record as far as its small form tells it."""
+    known = {name: read(small.get(name)) for name, read in _FIELDS.items()}
+    fields = {"updated": "", **present(**known)}
+    return PageStatus(state=small["status"], batch_id=small["batch_id"], **fields)
+
+
+Column = Sequence[Any]
+
+
+def _is_sound(shape: tuple[str, ...], columns: Any) -> bool:
+    """Whether every value of these fields is what the reading of it alone would give as well."""
+    return {"status", "batch_id"} <= set(shape) and all(
+        (check := _CHECKS.get(name)) is not None and check(column)
+        for name, column in zip(shape, columns, strict=True)
+    )
+
+
+def _are_texts(column: Column) -> bool:
+    return set(map(type, column)) == {str}
+
+
+def _are_times(column: Column) -> bool:
+    return (
+        _are_texts(column)
+        and min(column) >= "20"
+        and max(column) < "21"
+        and max(map(len, column)) <= 40
+        and (joined := "".join(column)).isascii()
+        and joined.isprintable()
+    )
+
+
+def _are_counts(column: Column) -> bool:
+    return set(map(type, column)) == {int} and min(column) >= 0 and max(column) < MAX_NUMBER
+
+
+def _are_numbers(column: Column) -> bool:
+    if not set(map(type, column)) <= {int, float}:
+        return False
+    is_in_range = min(column) > -MAX_NUMBER and max(column) < MAX_NUMBER
+    # With a NaN among them, which no comparison need find, the sum is one, and equals nothing.
+    return is_in_range and (total := sum(column)) == total
+
+
+def _are_priorities(column: Column) -> bool:
+    is_whole = set(map(type, column)) == {int}
+    return is_whole and min(column) >= LOWEST_PRIORITY and max(column) <= HIGHEST_PRIORITY
+
+
+_STATES = frozenset(PAGE_STATES)
+_TIMES = ("updated", "uploaded", "queued_at", "started", "lease", "completed")
+_TEXTS = ("path", "step", "error", "code")
+_COUNTS = ("attempts", "duration_ms", "changes")
+_NUMBERS = ("progress", "confidence")
+_FIELDS: dict[str, Callable[[object], Any]] = {
+    **dict.fromkeys(_TIMES, time_field),
+    **dict.fromkeys(_TEXTS, text_field),
+    **dict.fromkeys(_COUNTS, count_field),
+    **dict.fromkeys(_NUMBERS, number_field),
+    "priority": priority_field,
+    "superseded_by": id_field,
+}
+_CHECKS: dict[str, Callable[[Column], bool]] = {
+    **dict.fromkeys(_TIMES, _are_times),
+    **dict.fromkeys(_TEXTS, _are_texts),
+    **dict.fromkeys(_COUNTS, _are_counts),
+    **dict.fromkeys(_NUMBERS, _are_numbers),
+    "priority": _are_priorities,
+    "superseded_by": lambda column: _are_texts(column) and are_ids(set(column)),
+    "batch_id": lambda column: _are_texts(column) and are_ids(set(column)),
+    "status": lambda column: _STATES.issuperset(column),
+}

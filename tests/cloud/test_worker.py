@@ -1,0 +1,373 @@
+"""The Worker on Cloudflare's own runtime: the main job, and all that can go wrong in it.
+
+Pages are uploaded, watched and reported by the tasks; the cron trigger is called by hand; what is
+done to a page does a service of the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+
+import pytest
+
+from nimbus_tasks.core.keys import page_id_for, page_key
+from tests.cloud.conftest import Cloud
+from tests.factories import REPOSITORY
+
+#: In CI as many as it has time for; NIMBUS_CLOUD_PAGES=1000 for a whole thousand.
+MANY = int(os.environ.get("NIMBUS_CLOUD_PAGES", "200"))
+
+
+def paths(count: int, stem: str = "page") -> list[str]:
+    return [f"dist/{stem}-{number:04d}.html" for number in range(count)]
+
+
+def test_the_main_job(cloud: Cloud) -> None:
+    """The sample site, uploaded, worked on by the Worker and reported; all commands agree."""
+    shutil.copytree(REPOSITORY / ".nimbus" / "maps", cloud.project.folder / "maps")
+    cloud.set(PROCESSOR_SECRET="hush")
+    uploaded = cloud.document("nimbus.upload")
+    assert cloud.tick()["claimed"] == 22
+    cloud.until_ended()
+
+    status = cloud.document("nimbus.batch.status", "--batch=latest")
+    report = cloud.document("nimbus.batch.report")
+    metrics = cloud.document("nimbus.batch.metrics")
+    assert {status["status"], report["status"], metrics["status"]} == {"completed"}
+    assert status["counts"]["done"] == uploaded["page_count"] == 22
+    assert (metrics["total_changes"], metrics["average_confidence"]) == (44, 0.75)
+    assert {page["attempts"] for page in report["pages"]} == {1}
+    assert {page["log_entries"] for page in report["pages"]} == {2}
+    assert sum(cloud.service.asked.values()) == 22
+    assert cloud.service.secrets == {"Bearer hush"}
+    assert cloud.verified() == []
+    cloud.run("nimbus.batch.wait")
+
+    sample = json.loads((REPOSITORY / ".nimbus" / "maps" / "about.json").read_text())
+    with cloud.open() as store:
+        page = page_id_for(cloud.project.project_id, sample["path"])
+        entry = store.get(page_key(cloud.project.project_id, page))
+    stored = json.loads(entry.value)
+    assert (stored["extraction"], stored["optimization"]) == (sample, {"title": "better"})
+    assert entry.metadata["sha256"]
+    assert cloud.tick() == {"idle": True}
+
+
+def test_what_a_page_costs(cloud: Cloud) -> None:
+    """Four reads, four writes and a deletion; what the ticks do besides is a few for all."""
+    cloud.upload(paths(100))
+    cloud.set(CONCURRENCY=100)
+    assert cloud.tick()["operations"] <= 2 * 100 + 10
+    cloud.until(lambda counts: counts == {"done": 100}, ticks=False)
+    counted = cloud.counted()
+    assert 400 <= counted["getWithMetadata"] <= 430  # status, content, log, status
+    assert 400 <= counted["put"] <= 430  # claim, content, log, outcome
+    assert (counted["delete"], counted["sendBatch"]) == (100, 1)
+    assert counted["list"] + counted["get"] <= 5
+
+
+CODES = {
+    "throws": "http_500",
+    "rubbish": "bad_result",
+    "list": "bad_result",
+    "boast": "bad_result",
+    "negative": "bad_result",
+    "says": "thin",
+    "moved": "http_302",
+    "hangs": "timeout",
+}
+
+
+def test_whatever_the_service_does_pages_end_and_a_retry_mends_them(cloud: Cloud) -> None:
+    cloud.set(PAGE_SECONDS=1)
+    batch = cloud.upload([*(f"dist/{word}.html" for word in CODES), *paths(2)])
+    cloud.until_ended()
+    failed = {
+        page["path"].split("/")[1].split(".")[0]: page
+        for page in cloud.document("nimbus.batch.report")["pages"]
+        if page["status"] == "failed"
+    }
+    assert {word: page["code"] for word, page in failed.items()} == CODES
+    assert failed["says"]["error"] == "too thin"
+    assert cloud.document("nimbus.batch.wait", code=3)["counts"]["done"] == 2
+
+    cloud.service.mended = True
+    cloud.forget()
+    assert len(cloud.document("nimbus.batch.retry")["requeued"]) == len(CODES)
+    cloud.until(lambda counts: counts == {"done": len(CODES) + 2})
+    cloud.tick()
+    report = cloud.document("nimbus.batch.report", f"--batch={batch}")
+    assert report["status"] == "completed"
+    attempts = {page["path"]: page["attempts"] for page in report["pages"]}
+    assert sorted(attempts.values()) == [1] * 2 + [2] * len(CODES)
+    assert cloud.verified() == []
+
+
+def test_a_service_that_is_busy_is_asked_again_within_the_attempt(cloud: Cloud) -> None:
+    cloud.upload(["dist/busy.html", "dist/always-full.html"])
+    cloud.until_ended()
+    busy, full = (cloud.statuses()[f"dist/{name}.html"] for name in ("busy", "always-full"))
+    assert (busy["status"], busy["attempts"]) == ("done", 1)
+    assert cloud.service.asked["dist/busy.html"] == 2
+    assert (full["status"], full["error"]["code"], full["attempts"]) == ("failed", "http_503", 1)
+    assert cloud.service.asked["dist/always-full.html"] == 5
+
+
+def test_a_failed_page_is_tried_as_often_as_it_may(cloud: Cloud) -> None:
+    cloud.set(MAX_ATTEMPTS=3)
+    cloud.upload(["dist/throws.html"])
+    cloud.until_ended()
+    assert cloud.statuses()["dist/throws.html"]["attempts"] == 3
+    assert cloud.document("nimbus.batch.report")["pages"][0]["log_entries"] == 6
+
+
+def test_a_message_that_comes_twice_is_worked_on_once(cloud: Cloud) -> None:
+    cloud.service.gate.clear()
+    cloud.upload(paths(3))
+    cloud.tick()
+    jobs = cloud.jobs()
+    assert len(jobs) == 3
+    cloud.service.gate.set()
+    cloud.until(lambda counts: counts == {"done": 3}, ticks=False)
+    before = cloud.statuses()
+    cloud.send(*jobs)
+    # An older claim of the same page, of which somebody made another since.
+    cloud.send(*({**job, "claim": "of another", "attempt": 1} for job in jobs))
+    cloud.upload(["dist/last.html"])  # when this one has ended, those have
+    cloud.until_ended()
+    after = cloud.statuses()
+    assert all(after[path] == before[path] for path in paths(3))
+    assert sum(cloud.service.asked[path] for path in paths(3)) == 3
+
+
+def test_a_message_that_comes_twice_at_once_leaves_one_outcome(cloud: Cloud) -> None:
+    cloud.service.gate.clear()
+    cloud.upload(paths(2))
+    cloud.tick()
+    cloud.send(*cloud.jobs())
+    cloud.service.gate.set()
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 2}
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
+    assert cloud.verified() == []
+
+
+def test_two_ticks_at_once_do_no_harm(cloud: Cloud) -> None:
+    cloud.upload(paths(30))
+    together = threading.Barrier(2)
+
+    def tick() -> None:
+        together.wait(10)
+        cloud.tick()
+
+    threads = [threading.Thread(target=tick) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 30}
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
+    assert {p["log_entries"] for p in cloud.document("nimbus.batch.report")["pages"]} == {2}
+    assert cloud.verified() == []
+
+
+def test_a_cancel_in_the_middle_lets_pages_in_flight_finish(cloud: Cloud) -> None:
+    cloud.set(CONCURRENCY=2)
+    cloud.service.gate.clear()
+    cloud.upload(paths(20))
+    assert cloud.tick()["claimed"] == 4
+    cancelled = cloud.document("nimbus.batch.cancel", "--batch=latest", "--reason=enough")
+    assert (cancelled["cancelled"], cancelled["in_flight"]) == (16, 4)
+    cloud.tick()
+    cloud.service.gate.set()
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 4, "cancelled": 16}
+    cloud.run("nimbus.batch.wait", code=7)
+    [listed] = cloud.document("nimbus.batch.list")["batches"]
+    assert listed["status"] == "cancelled"
+    assert cloud.verified() == []
+    assert len(cloud.document("nimbus.batch.retry", "--include-cancelled")["requeued"]) == 16
+    cloud.until(lambda counts: counts == {"done": 20})
+
+
+def test_pages_of_a_cancelled_batch_that_are_queued_still_are_cancelled(cloud: Cloud) -> None:
+    """As where a cancel was cut off, or a page came back from a claim that lapsed."""
+    batch = cloud.upload(paths(3))
+    with cloud.open() as store:
+        entry = store.get(f"batch:{cloud.project.project_id}:{batch}")
+        value = {**json.loads(entry.value), "intent": "cancel"}
+        store.put(entry.key, json.dumps(value), {**entry.metadata, "intent": "cancel"})
+    cloud.tick()
+    assert cloud.counts() == {"cancelled": 3}
+    assert not cloud.service.asked
+    cloud.tick()
+    assert cloud.verified() == []
+
+
+def test_claims_that_lapse_are_taken_up_again_and_fail_in_the_end(cloud: Cloud) -> None:
+    [lost] = paths(1)
+    cloud.set(lose=[lost], LEASE_SECONDS=1)
+    cloud.upload([lost])
+    cloud.until_ended()
+    status = cloud.statuses()[lost]
+    assert (status["status"], status["error"]["code"]) == ("failed", "worker_lost")
+    assert (status["attempts"], status["lapses"]) == (3, 3)
+    assert cloud.verified() == []
+
+
+def test_a_page_that_ends_every_invocation_fails(cloud: Cloud) -> None:
+    """Its messages are dead letters; its neighbours come again without it."""
+    killer = "dist/killer.html"
+    cloud.set(kill=[killer])
+    cloud.upload([killer])
+    cloud.until_ended()
+    status = cloud.statuses()[killer]
+    assert (status["status"], status["error"]["code"]) == ("failed", "worker_lost")
+    assert status["attempts"] == 1
+
+
+def test_a_page_that_is_uploaded_anew_belongs_to_the_new_batch(cloud: Cloud) -> None:
+    """What was in hand of the old one has no outcome."""
+    cloud.service.gate.clear()
+    old = cloud.upload(paths(2))
+    cloud.tick()
+    [kept, again] = paths(2)
+    new = cloud.upload([again])
+    cloud.service.gate.set()
+    cloud.until_ended()
+    status = cloud.statuses()[again]
+    assert (status["batch_id"], status["status"]) == (new, "done")
+    counts = cloud.document("nimbus.batch.status", f"--batch={old}")["counts"]
+    assert (counts["done"], counts["cancelled"]) == (1, 1)
+    assert cloud.statuses()[kept]["batch_id"] == old
+    cloud.tick()
+    assert cloud.verified() == []
+
+
+def test_where_reads_lag_nothing_is_claimed_twice_nor_the_tasks_overwritten(cloud: Cloud) -> None:
+    cloud.set(LAG_SECONDS=60, CONCURRENCY=100)
+    cloud.upload(paths(12))
+    with cloud.open() as store:
+        items = [store.get(i.key) for i in store.scan(f"queue:{cloud.project.project_id}:")]
+    first = cloud.tick()
+    # Pages were queued just now: what was written into the batch record may not be seen yet.
+    assert (first["claimed"], first["snapshots"]) == (12, 0)
+    cloud.until(lambda counts: counts == {"done": 12}, ticks=False)
+    with cloud.open() as store:  # an old listing, which shows them still
+        store.put_many(items)
+    again = cloud.tick()
+    assert (again["claimed"], again["handed"]) == (0, 0)
+    assert sum(cloud.service.asked.values()) == 12
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
+
+
+def test_a_queue_that_takes_nothing_loses_nothing(cloud: Cloud) -> None:
+    cloud.set(refuse=True)
+    cloud.upload(paths(5))
+    with pytest.raises(OSError, match="500"):
+        cloud.tick()
+    assert cloud.counts() == {"queued": 5}
+    assert {status["attempts"] for status in cloud.statuses().values()} == {0}
+    cloud.set()
+    cloud.until_ended()
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
+
+
+def test_a_queued_page_that_is_in_no_queue_is_put_back(cloud: Cloud) -> None:
+    cloud.upload(paths(4))
+    with cloud.open() as store:
+        items = [info.key for info in store.scan(f"queue:{cloud.project.project_id}:")]
+        store.delete_many(items[:2])
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 4}
+
+
+def test_a_tick_that_has_few_operations_goes_on_at_the_next(cloud: Cloud) -> None:
+    """As on the free plan. What a tick has no operations for, it hands out in groups."""
+    cloud.set(OPERATIONS=50)
+    cloud.upload(paths(60))
+    first = cloud.tick()
+    assert first["claimed"] + first["handed"] == 60
+    assert 10 <= first["claimed"] <= 24
+    assert first["operations"] <= 50
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 60}
+    assert {status["attempts"] for status in cloud.statuses().values()} == {1}
+    assert cloud.verified() == []
+
+
+def test_pages_are_claimed_in_the_order_of_the_queue(cloud: Cloud) -> None:
+    """Retries before new pages."""
+    cloud.upload(["dist/throws.html"])
+    cloud.until_ended()
+    cloud.service.mended = True
+    cloud.upload(["dist/throws.html", *paths(3)])
+    failed = page_id_for(cloud.project.project_id, "dist/throws.html")
+    with cloud.open() as store:
+        [first] = [
+            i.key
+            for i in store.scan(f"queue:{cloud.project.project_id}:")
+            if i.key.endswith(failed)
+        ]
+        item = json.loads(store.get(first).value)
+        status = json.loads(store.get(f"status:{cloud.project.project_id}:{failed}").value)
+        store.delete_many([first])
+        status["queued"]["priority"] = item["priority"] = 8
+        rank = first.replace(":05:", ":02:")
+        store.put(rank, json.dumps(item), {"page_id": failed, "batch_id": item["batch_id"]})
+        store.put(f"status:{cloud.project.project_id}:{failed}", json.dumps(status), {})
+    cloud.set(CONCURRENCY=1)
+    cloud.service.gate.clear()
+    assert cloud.tick()["claimed"] == 2
+    assert failed in {job["page_id"] for job in cloud.jobs()}
+
+
+def test_records_of_the_seed_are_worked_on(cloud: Cloud) -> None:
+    """Without metadata, without our fields; unknown ones are carried along."""
+    cloud.upload(paths(1))
+    project = cloud.project.project_id
+    with cloud.open() as store:
+        [info] = list(store.scan(f"status:{project}:"))
+        value = json.loads(store.get(info.key).value)
+        seed = {
+            "status": "queued",
+            "batch_id": value["batch_id"],
+            "updated": "2026-11-24T08:00:00.000Z",
+        }
+        store.put(info.key, json.dumps({**seed, "theirs": [1]}), None)
+    cloud.until_ended()
+    status = json.loads(cloud.value(info.key))
+    assert (status["status"], status["attempts"], status["theirs"]) == ("done", 1, [1])
+
+
+def test_many_pages(cloud: Cloud) -> None:
+    """They are seen to move from state to state, and always add up."""
+    cloud.upload(paths(MANY))
+    seen: list[dict[str, int]] = []
+
+    def all_are_done(counts: dict[str, int]) -> bool:
+        seen.append(counts)
+        return counts == {"done": MANY}
+
+    cloud.until(all_are_done)
+    assert all(sum(counts.values()) == MANY for counts in seen)
+    assert {state for counts in seen for state in counts} == {"queued", "processing", "done"}
+    done = [counts.get("done", 0) for counts in seen]
+    assert done == sorted(done)
+    assert sum(cloud.service.asked.values()) == MANY
+    cloud.tick()
+    assert cloud.verified() == []
+    assert cloud.document("nimbus.batch.status", "--batch=latest")["status"] == "completed"
+
+
+@pytest.mark.parametrize("value", ["nowhere", "http://example.com/"])
+def test_an_address_that_a_secret_must_not_go_to(cloud: Cloud, value: str) -> None:
+    cloud.set(PROCESSOR_URL=value)
+    cloud.upload(paths(1))
+    cloud.until_ended()
+    [status] = cloud.statuses().values()
+    assert status["error"]["code"] == "not_configured"

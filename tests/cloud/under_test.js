@@ -1,0 +1,77 @@
+/**
+ * The Worker as `nimbus.cloud.init` writes it, for many projects at once, observed.
+ *
+ * A tick is for the project that the cron expression names; its messages carry that name. What a
+ * test sets under `test:{project}` takes the place of vars. Every operation on KV and the Queue is
+ * counted; GET /counts?project= tells. `lose` are paths of pages whose messages end in nothing, and
+ * `kill` of those that end their whole invocation.
+ */
+
+import { bury, consume } from "./consumer.js";
+import process from "./processor.js";
+import llm from "./processors/llm.js";
+import { tick } from "./tick.js";
+
+const counts = {};
+
+async function environment(env, project) {
+  const kept = JSON.parse((await env.KV.get(`test:${project}`)) ?? "{}");
+  const tally = (counts[project] ??= {});
+  const count = (name) => (tally[name] = (tally[name] ?? 0) + 1);
+  const counted =
+    (target, name) =>
+    (...given) => {
+      count(name);
+      return target[name](...given);
+    };
+  const KV = new Proxy(env.KV, { get: (target, name) => counted(target, name) });
+  const PAGES = {
+    sendBatch: (batch) => {
+      count("sendBatch");
+      if (kept.refuse) throw new Error("the Queue takes nothing");
+      return env.PAGES.sendBatch(batch.map((one) => ({ ...one, body: { ...one.body, project } })));
+    },
+  };
+  return { ...env, ...kept, KV, PAGES, PROJECT_ID: project };
+}
+
+async function isAmong(env, project, paths, body) {
+  if (!paths?.length || !body.page_id) return false;
+  const page = JSON.parse(await env.KV.get(`page:${project}:${body.page_id}`));
+  return paths.includes(page.source_path);
+}
+
+export default {
+  async scheduled(event, env) {
+    const done = await tick(await environment(env, event.cron));
+    await env.KV.put(`tick:${event.cron}`, JSON.stringify(done));
+  },
+
+  async queue(batch, env) {
+    const projects = Map.groupBy(batch.messages, (message) => message.body.project);
+    for (const [project, messages] of projects) {
+      const theirs = await environment(env, project);
+      if (batch.queue.endsWith("-dead")) {
+        await bury({ messages }, theirs);
+        continue;
+      }
+      const kept = [];
+      for (const message of messages) {
+        if (await isAmong(env, project, theirs.kill, message.body))
+          throw new Error("the invocation has ended");
+        if (!(await isAmong(env, project, theirs.lose, message.body))) kept.push(message);
+      }
+      await consume({ messages: kept }, theirs, theirs.LLM_URL ? llm : process);
+    }
+  },
+
+  async fetch(request, env) {
+    const url = new URL(request.url);
+    const project = url.searchParams.get("project");
+    if (url.pathname === "/counts") return Response.json(counts[project] ?? {});
+    await env.PAGES.sendBatch(
+      (await request.json()).map((body) => ({ body: { ...body, project }, contentType: "json" })),
+    );
+    return new Response("sent");
+  },
+};

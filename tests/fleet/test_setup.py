@@ -13,6 +13,7 @@ from nimbus_tasks.core.project import load_project
 from nimbus_tasks.doctor import Check, examine
 from nimbus_tasks.init import init_project
 from nimbus_tasks.upload.preflight import upload_cost
+from nimbus_tasks.worker.options import Options
 from tests.fleet.conftest import TOKEN, Fleet
 from tests.kv.kv_server import NAMESPACE
 from tests.kv.queue_server import QUEUE, QueueServer
@@ -128,3 +129,11 @@ def test_everything_sends_the_token_to_the_server_and_prints_it_nowhere(fleet: F
 
 def test_messages_are_no_writes_to_kv() -> None:
     assert upload_cost(10_000, 80_000_000, queue="cloudflare-queues").writes == 20_002
+
+
+def test_a_message_is_held_for_as_long_as_its_page_may_take() -> None:
+    assert Options(timeout=100, lease_seconds=60).hold_seconds == 260
+    assert Options().hold_seconds == 660
+    assert Options(timeout=86_400).hold_seconds == 12 * 3600  # a Queue's longest
+    shared = Options(lease_seconds=60).shared(lag_seconds=60)
+    assert (shared.lease_seconds, shared.first_ahead) == (120, 0)

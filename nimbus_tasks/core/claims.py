@@ -102,6 +102,11 @@ def claim_pages(
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
+        # A message comes again where who had it has vanished: so does its page.
+        lapsed = [page_id for page_id, status in statuses.items() if status.lapsed(to_iso(now))]
+        if lapsed:
+            take_up_lapsed(tx, project_id, lapsed, now)
+            statuses |= read_statuses(tx, project_id, lapsed)
         pages = _contents_behind(tx, project_id, statuses)
         for key in items:
             status, page_id = statuses.get(last_part(key)), last_part(key)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nimbus_tasks.kv.store import Store
 
 STORES = ("sqlite", "cloudflare")
-QUEUES = ("keys", "document")
+QUEUES = ("keys", "document", "cloudflare-queues")
 #: What file systems without hard links answer.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 #: Nobody writes a report for so long.
@@ -33,8 +33,8 @@ _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 class Project:
     """A project directory and its configuration.
 
-    ``cloudflare`` has ``account_id``, ``namespace_id`` and ``api_base``, each as far as it is set;
-    ``extra`` are fields of others, left alone.
+    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
+    as it is set; ``extra`` are fields of others, left alone.
     """
 
     root: Path
@@ -78,33 +78,66 @@ class Project:
         """Whether there is a store already; one on Cloudflare is not made here."""
         return self.store != "sqlite" or self.store_path.exists()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether workers on any number of machines may share the work."""
+        return self.queue == "cloudflare-queues"
+
     @contextmanager
     def open_store(
-        self, *, create: bool = False, tell: Callable[[str], None] = lambda _: None
+        self,
+        *,
+        create: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
+        hold_seconds: float | None = None,
     ) -> Iterator[Store]:
         """The project's store, opened; made if ``create`` is set and it is the embedded one.
 
-        ``tell`` is told in words where the store has to wait. Raises :class:`UsageError` for a
-        configuration that names none, :class:`StoreError` for one that cannot be opened.
+        ``tell`` is told in words where the store has to wait. ``hold_seconds`` makes it that of a
+        worker: for so long what it takes from a queue of messages is given to nobody else. Raises
+        :class:`UsageError` for a configuration that names none, :class:`StoreError` for one that
+        cannot be opened.
         """
-        with self._open(create, tell) as store:
-            if self.queue == "document":
-                from nimbus_tasks.core.queue_document import DocumentQueueStore
+        with self._in_front(self._open(create, tell), tell, hold_seconds) as store:
+            yield store
 
-                yield DocumentQueueStore(store, self.project_id)
-            else:
-                yield store
+    def _in_front(
+        self, store: Store, tell: Callable[[str], None], hold_seconds: float | None
+    ) -> Store:
+        """The store as the layout of the queue has it."""
+        if self.queue == "document":
+            from nimbus_tasks.core.queue_document import DocumentQueueStore
+
+            return DocumentQueueStore(store, self.project_id)
+        if self.is_shared:
+            from nimbus_tasks.core.queue_messages import MessageQueueStore
+            from nimbus_tasks.kv.cloudflare import open_queue
+
+            queue = open_queue(self.cloudflare, os.environ, tell)
+            return MessageQueueStore(store, queue, self.project_id, hold_seconds=hold_seconds)
+        return store
 
     def _open(self, create: bool, tell: Callable[[str], None]) -> Store:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell)
+            return open_cloudflare(
+                self.cloudflare, os.environ, self.folder, tell, shared=self.is_shared
+            )
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:
             self.folder.mkdir(mode=0o775, parents=True, exist_ok=True)
         return SqliteStore(self.store_path, create=create)
+
+
+def check_layout(store: str, queue: str) -> None:
+    """Raises :class:`UsageError` where a store cannot have its queue so."""
+    if queue == "cloudflare-queues" and store != "cloudflare":
+        raise UsageError(
+            f"the queue {queue} goes with the store cloudflare, not with {store}",
+            advice="Give nimbus.init --force --store=cloudflare, or --queue=keys.",
+        )
 
 
 def config_path(root: Path) -> Path:
@@ -238,6 +271,7 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
                 f"{path}: {name!r} is {str(config[name])[:40]!r}, which this version does not know",
                 advice=f"It knows: {', '.join(known)}",
             )
+    check_layout(config.get("store", "sqlite"), config.get("queue", "keys"))
     own = ("project_id", "name", "created", "store", "queue", "cloudflare")
     title = config.get("name")
     cloudflare = config.get("cloudflare", {})

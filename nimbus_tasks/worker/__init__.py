@@ -108,6 +108,11 @@ def worker(
     def option(name: str, given: str | None) -> Any:
         return setting(c, "worker", name, given)
 
+    if project.is_shared and batch is not None:
+        raise UsageError(
+            "a Cloudflare Queue hands out the pages of all batches: --batch cannot be kept to",
+            advice="Leave --batch out; nimbus.batch.cancel takes a batch out of the way.",
+        )
     options = Options(
         concurrency=option("concurrency", concurrency) or DEFAULT_CONCURRENCY,
         max_attempts=option("max_attempts", max_attempts) or DEFAULT_MAX_ATTEMPTS,
@@ -123,8 +128,10 @@ def worker(
         stdout_to_stderr(),
         WorkerDisplay(console) as display,
         _opened_processor(c, chosen, project, options, display.write) as process,
-        project.open_store(tell=display.write) as store,
+        project.open_store(tell=display.write, hold_seconds=options.hold_seconds) as store,
     ):
+        if project.is_shared:
+            options = options.shared(store.lag_seconds)
         if batch is not None:
             head = batches.find(store, project.project_id, batch)
             options = replace(options, batch_id=head.batch_id)

@@ -56,8 +56,10 @@ class _Pending(NamedTuple):
 class CloudflareStore(Store):
     """A store on one KV namespace.
 
-    ``paced``: it shares an account's budget of requests. ``lasting`` are prefixes of records that
-    stay once they are there: what has been seen of them is not forgotten because a place lacks it.
+    ``paced``: it shares an account's budget of requests. ``shared``: what this directory has just
+    written somebody else may have written over, and is asked for again. ``lasting`` are prefixes of
+    records that stay once they are there: what has been seen of them is not forgotten because a
+    place lacks it.
     """
 
     lag_seconds = 60.0
@@ -68,6 +70,7 @@ class CloudflareStore(Store):
         journal: Journal,
         *,
         paced: bool = True,
+        shared: bool = False,
         lasting: tuple[str, ...] = ("status:", "batch:"),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
@@ -75,6 +78,7 @@ class CloudflareStore(Store):
         self._client = client
         self._journal = journal
         self._paced = paced
+        self._shared = shared
         self._lasting = lasting
         self._sleep = sleep
         self._clock = clock
@@ -95,7 +99,7 @@ class CloudflareStore(Store):
         found = {k: p.entry for k in wanted if (p := pending.get(k)) is not None}
         asked = [key for key in wanted if key not in found]
         ours = self._journal.get_many(asked)
-        if ours and self._journal.sending_since() is None:
+        if ours and not self._shared and self._journal.sending_since() is None:
             for key, kept in ours.items():
                 if self._is_fresh(kept.written.at) and (kept.written.is_deletion or kept.entry):
                     found[key] = kept.entry

@@ -24,7 +24,15 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from nimbus_tasks.core.errors import StoreError, UsageError
-from nimbus_tasks.kv.cloudflare.faults import LONGEST_WAIT_SECONDS, Answer, Fault, Faults, Kind
+from nimbus_tasks.kv.cloudflare.faults import (
+    KV,
+    LONGEST_WAIT_SECONDS,
+    Answer,
+    Fault,
+    Faults,
+    Kind,
+    Service,
+)
 
 OFFICIAL_HOST = "api.cloudflare.com"
 #: Requests at once: enough to hide the round trips, few enough to keep memory at a few chunks.
@@ -221,6 +229,7 @@ class Transport:
         patience: float,
         sleep: Sleep | None,
         clock: Clock,
+        service: Service = KV,
     ) -> None:
         address = checked_address(prefix)
         _check_token(token)
@@ -234,7 +243,7 @@ class Transport:
         # The default sleep ends when the client is closed: Ctrl-C does not wait for five minutes.
         self.pacer = Pacer(on_wait, sleep or self._closed.wait, clock)
         self._server = "Cloudflare" if address.host == OFFICIAL_HOST else address.host
-        self.faults = Faults(self._server, token)
+        self.faults = Faults(self._server, token, service)
         self.is_local = address.is_loopback
         self._session = quiet_session(address, token, IN_FLIGHT + 2)
 

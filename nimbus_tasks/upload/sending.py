@@ -16,7 +16,6 @@ from typing import Any
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
-from nimbus_tasks.core.claims import cancelled_batches
 from nimbus_tasks.core.clock import now_iso, to_iso, utc_now
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
@@ -141,7 +140,13 @@ def upload_maps(
         return outcome
     if not wanted and head is not None and head.intent != Intent.UPLOAD:
         return replace(outcome, status=batches.fold(store, head).status(head.intent))
-    return _send(project, store, plan, folder, outcome, progress or Silent())
+    try:
+        return _send(project, store, plan, folder, outcome, progress or Silent())
+    except NotFoundError:
+        if batch is not None:
+            raise
+    # Another upload of the same pages took ours for one that was cut off, before it had sent any.
+    return upload_maps(project, store, checked, folder, changed=changed, progress=progress)
 
 
 def _send(
@@ -274,9 +279,10 @@ def _put_pages(
     """Write contents, statuses and queue items; returns how many pages left which other batch.
 
     ``anew`` are pages of this batch whose content has changed. Another page that is found in it has
-    been sent by somebody else meanwhile, and may be at work already.
+    been sent by somebody else meanwhile, and may be at work already. Raises :class:`NotFoundError`
+    where somebody else has ended the batch as one that has no page.
     """
-    if cancelled_batches(tx, project_id, [batch_id]):
+    if batches.find(tx, project_id, batch_id).intent == Intent.CANCEL:
         raise BatchCancelledError(f"{batch_id} was cancelled while its pages were being sent")
     start = utc_now()
     statuses = read_statuses(tx, project_id, [content_map.page_id for content_map, _ in chunk])
@@ -358,7 +364,10 @@ def _refresh(tx: KeyValues, project_id: str, batch_id: str) -> None:
 def _close_emptied(tx: KeyValues, project_id: str, cut_off: Sequence[str], taken: Set[str]) -> None:
     """End earlier uploads that were cut off and have nothing left to send: we have ``taken`` it."""
     for batch_id in cut_off:
-        batch = batches.load(tx, project_id, batch_id)
+        try:
+            batch = batches.load(tx, project_id, batch_id)
+        except NotFoundError:
+            continue  # a third upload has ended it
         there = {page.page_id for page in batches.pages_of(tx, batch.head)}
         if batch.head.intent == Intent.UPLOAD and batch.pages.keys() - there <= taken:
             _close_batch(tx, batch)

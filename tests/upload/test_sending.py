@@ -20,7 +20,7 @@ from nimbus_tasks.core.errors import (
     NotFoundError,
     UsageError,
 )
-from nimbus_tasks.core.keys import last_part, page_id_for, queue_prefix, status_key
+from nimbus_tasks.core.keys import batch_key, last_part, page_id_for, queue_prefix, status_key
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.upload import sending
@@ -486,3 +486,40 @@ def test_a_damaged_record_of_another_batch_does_not_keep_an_upload_from_its_end(
     store.put(f"batch:{project.project_id}:{damaged}", "{damaged")
     outcome = upload(project, store, maps)
     assert (outcome.resumed, outcome.status, outcome.page_count) == (True, "queued", 10)
+
+
+def test_an_upload_that_another_takes_for_one_that_was_cut_off_sends_its_pages_all_the_same(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes all its pages, and ends its batch, before it has sent any."""
+    open_batch, batch_ids = sending._open_batch, list[str]()
+
+    def opened(*args: Any) -> str:
+        batch_id = open_batch(*args)
+        if not batch_ids:
+            store.delete_many([batch_key(project.project_id, batch_id)])
+        batch_ids.append(batch_id)
+        return batch_id
+
+    monkeypatch.setattr(sending, "_open_batch", opened)
+    outcome = upload(project, store, maps)
+    assert len(batch_ids) == 2
+    assert (outcome.uploaded, outcome.status) == (10, "queued")
+    assert ids(project, store) == [outcome.batch_id]
+    assert counts(project, store) == {"queued": 10}
+
+
+def test_an_upload_ends_though_a_third_one_has_ended_what_it_found_cut_off(
+    project: Project, store: Store, maps: Path, cut_off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_batch = sending._open_batch
+
+    def opened(*args: Any) -> str:
+        batch_id = open_batch(*args)
+        store.delete_many([batch_key(project.project_id, cut_off)])
+        return batch_id
+
+    monkeypatch.setattr(sending, "_open_batch", opened)
+    write_map(maps, "new.json", a_map("dist/new.html"))
+    outcome = upload(project, store, maps)
+    assert (outcome.uploaded, outcome.status) == (11, "queued")

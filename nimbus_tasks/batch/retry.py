@@ -18,7 +18,8 @@ from nimbus_tasks.core.keys import page_id_for, status_key
 from nimbus_tasks.core.lifecycle import UNKNOWN_CODE, Intent
 from nimbus_tasks.core.pages import PageInfo, in_groups, read_statuses
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, queue_entry
+from nimbus_tasks.core.small_forms import status_from_metadata
 from nimbus_tasks.core.wire import clip_bytes
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.console import Console
@@ -78,7 +79,7 @@ def retry_pages(
         if dry_run or not chosen:
             status = batches.fold(tx, head).status(head.intent)
         else:
-            status = _requeue(tx, head, [info.page_id for info in chosen])
+            status, chosen = _requeue(tx, head, chosen)
     return Retried(
         batch_id=head.batch_id,
         status=status,
@@ -120,31 +121,42 @@ def _choose(
     return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded
 
 
-def _requeue(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> str:
+def _requeue(tx: KeyValues, head: BatchHead, chosen: list[PageInfo]) -> tuple[str, list[PageInfo]]:
+    """Queue the pages; returns what the batch is in then, and those that were queued."""
     # An upload that is under way stays one: its missing pages must not be forgotten.
     intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
     batch = batches.load(tx, head.project_id, head.batch_id)
     # First the batch: where this is cut off, nobody must find it ended with pages that are queued.
     tx.put_many([replace(batch, head=replace(batch.head, intent=intent, reason=None)).entry()])
-    tx.put_many(_as_queued(tx, head, page_ids))
+    requeued: list[PageInfo] = []
+    tx.put_many(_as_queued(tx, head, chosen, requeued))
     tx.put_many(
         queue_entry(head.project_id, page_id, status)
-        for some in in_groups(page_ids)
+        for some in in_groups(info.page_id for info in requeued)
         for page_id, status in read_statuses(tx, head.project_id, some).items()
     )
-    return batches.save_snapshot(tx, head.project_id, head.batch_id)
+    return batches.save_snapshot(tx, head.project_id, head.batch_id), requeued
 
 
-def _as_queued(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> Iterator[Entry]:
-    """The statuses of pages as queued ones, a group at a time."""
+def _as_queued(
+    tx: KeyValues, head: BatchHead, chosen: list[PageInfo], requeued: list[PageInfo]
+) -> Iterator[Entry]:
+    """The statuses of pages as queued ones, a group at a time; the pages are added to ``requeued``.
+
+    Where a listing lags, a page's own record may say that it has been queued again already.
+    """
     moment = utc_now()
-    for some in in_groups(page_ids):
-        found = read_statuses(tx, head.project_id, some)
-        for page_id in some:
-            # A record that cannot be read is made anew: all else of it is lost already.
-            failed = found.get(page_id) or PageStatus("failed", head.batch_id, "")
-            queued = failed.as_queued(RETRY_PRIORITY, to_iso(moment)).changed(lapses=0)
-            yield queued.entry(status_key(head.project_id, page_id))
+    for some in in_groups(chosen):
+        found = read_statuses(tx, head.project_id, [info.page_id for info in some])
+        for info in some:
+            # A record that cannot be read is made anew of what the listing tells.
+            status = found.get(info.page_id)
+            status = status or status_from_metadata({**info.status, "batch_id": head.batch_id})
+            if status.state not in ("failed", "cancelled"):
+                continue
+            requeued.append(info)
+            queued = status.as_queued(RETRY_PRIORITY, to_iso(moment)).changed(lapses=0)
+            yield queued.entry(status_key(head.project_id, info.page_id))
             # A microsecond apart, so that they are claimed in this order.
             moment += timedelta(microseconds=1)
 

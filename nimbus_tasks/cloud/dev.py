@@ -30,6 +30,8 @@ from nimbus_tasks.core.project import (
     new_project,
     write_atomically,
 )
+from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
+from nimbus_tasks.kv.cloudflare.secret import without_secret
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import path_here
 
@@ -82,6 +84,8 @@ def running(
         # What is read here is never old.
         "--var=LAG_SECONDS:0",
     )
+    log.touch(mode=0o600)  # it may say what the Worker prints
+    log.chmod(0o600)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, *arguments],
@@ -132,6 +136,7 @@ def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def _ended(log: Path) -> UsageError:
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))
+    said = without_secret(said, os.environ.get(TOKEN_VARIABLE))
     return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
 
 

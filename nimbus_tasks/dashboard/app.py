@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,9 @@ class Dashboard:
 
     def _tell(self, words: str) -> None:
         """Called on a thread of a store that waits."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.watches.note, words)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+                self._loop.call_soon_threadsafe(self.watches.note, words)
 
 
 async def _events_of(watching: AbstractContextManager[Watch]) -> AsyncGenerator[str, None]:

@@ -80,7 +80,12 @@ class StoreThread:
 
     def release(self) -> None:
         """Close the store when what is under way is done; the next use opens it again."""
-        self._submit(self._close)
+        self._submit(self._let_go)
+
+    def _let_go(self) -> None:
+        # Nobody waits for it, and the thread has to go on whatever it meets.
+        with suppress(StoreError, OSError):
+            self._close()
 
     def _submit(self, job: Job) -> None:
         if self._thread is None:

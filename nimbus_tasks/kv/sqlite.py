@@ -212,7 +212,7 @@ class SqliteStore(Store):
         it waits for what nobody writes."""
         try:
             is_ours = self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
+        except OSError:  # it is not there, or its folder is a file now, or may not be looked into
             is_ours = False
         if not is_ours:
             raise StoreGoneError(

@@ -12,7 +12,9 @@ from nimbus_tasks.batch.report import write_report
 from nimbus_tasks.batch.retry import retry_pages
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
+from nimbus_tasks.core import batches
 from nimbus_tasks.core.keys import batch_key, page_id_for, status_key
+from nimbus_tasks.core.pages import PageInfo, read_statuses
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from tests.factories import a_map, failing, upload, work, write_map
@@ -188,3 +190,20 @@ def test_a_page_without_a_code_is_retried_by_the_name_that_the_figures_give_it(
     store.put(key, json.dumps(record))
     [code] = view_batch(project, store).tally.errors
     assert len(retry_pages(project, store, code=code).requeued) == 1
+
+
+def test_a_page_that_is_further_than_the_listing_says_is_left_alone(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where listings lag, a page that is listed as failed may have been retried and done since."""
+    upload(project, store, maps)
+    head = batches.find(store, project.project_id, None)
+    pages = list(batches.pages_of(store, head))
+    stale = [PageInfo(page.page_id, {**page.status, "status": "failed"}) for page in pages]
+    monkeypatch.setattr(batches, "pages_of", lambda *_: iter(stale))
+    retried = retry_pages(project, store)
+    assert retried.requeued == []
+    monkeypatch.undo()
+    assert [page.status["status"] for page in batches.pages_of(store, head)] == ["queued"] * 10
+    statuses = read_statuses(store, project.project_id, [page.page_id for page in pages])
+    assert {status.priority for status in statuses.values()} == {5}

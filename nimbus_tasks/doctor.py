@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from nimbus_tasks.ui.text import clean, wrap
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
+#: A message is given back by each worker that stops with it in hand.
+_FEW_RETRIES = 10
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _project(root: Path) -> Iterator[Check]:
         project = load_project(root)
     except UsageError as error:
         yield Check("configuration", "error", error.message, error.advice, error.exit_code)
-        yield _folder(config_path(root).parent)
+        yield _folder(root / ".nimbus")
         return
     yield Check(
         "configuration", "ok",
@@ -198,7 +201,39 @@ def _cloudflare(project: Project) -> Iterator[Check]:
     except NimbusError as error:
         yield Check("cloudflare", "error", error.message, error.advice, error.exit_code)
         return
+    if project.is_shared:
+        yield (queue := _queue(project))
+        if queue.level == "error":
+            return
     yield from _records(project, f"namespace {project.cloudflare.get('namespace_id')}")
+
+
+def _queue(project: Project) -> Check:
+    """Whether there is the queue, and whether it hands out messages to these tasks."""
+    from nimbus_tasks.kv.cloudflare import open_queue
+
+    try:
+        with closing(open_queue(project.cloudflare, os.environ)) as queue:
+            told, waiting = queue.describe(), queue.backlog()
+    except NimbusError as error:
+        return Check("queue", "error", error.message, error.advice, error.exit_code)
+    if not told.can_be_pulled:
+        return Check(
+            "queue",
+            "error",
+            f"the queue {told.name} hands out no messages over HTTP",
+            f"Give it a pull consumer: wrangler queues consumer http add {told.name}",
+            StoreError.exit_code,
+        )
+    many = "1 message" if waiting == 1 else f"{waiting:,} messages"
+    if told.max_retries is not None and told.max_retries < _FEW_RETRIES:
+        return Check(
+            "queue",
+            "warning",
+            f"the queue {told.name} gives a message up after {told.max_retries} retries; {many}",
+            "Its page is queued anew then, minutes later. Let it have 100 retries.",
+        )
+    return Check("queue", "ok", f"the queue {told.name} answers, about {many} in it")
 
 
 def _records(project: Project, where: str) -> Iterator[Check]:
@@ -207,6 +242,7 @@ def _records(project: Project, where: str) -> Iterator[Check]:
         with project.open_store() as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
             queued = sum(1 for _ in queue_items(reading, project.project_id))
+            queued += reading.hidden_items() or 0
             open_heads = [head for head in heads if not head.is_final]
             stalled = sum(len(batches.look(reading, h, utc_now()).stalled) for h in open_heads)
             faults = store.faults()

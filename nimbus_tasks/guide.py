@@ -44,9 +44,10 @@ def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
         f"Send the content maps in {clip(clean(folder), 60, keep_end=True)}, or in --folder",
         "invoke nimbus.upload",
     )
-    if not config_path(root).exists():
-        return Standing(f"There is no project in {root} yet; the first upload makes one.", [upload])
     try:
+        if not config_path(root).exists():
+            words = f"There is no project in {root} yet; the first upload makes one."
+            return Standing(words, [upload])
         project = load_project(root)
         if not project.has_store:
             return Standing(f"Project {project.name} has no batch yet.", [upload])

@@ -17,12 +17,13 @@ from nimbus_tasks.core.project import (
     QUEUES,
     STORES,
     Project,
+    check_layout,
     config_path,
     load_project,
     new_project,
     save_project,
 )
-from nimbus_tasks.kv.cloudflare import check_config
+from nimbus_tasks.kv.cloudflare import check_config, checked_queue
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import clean, clip
 
@@ -53,10 +54,10 @@ def init_project(
 ) -> Initialised:
     """Write the configuration of a project in ``root``.
 
-    ``cloudflare`` has ``account_id``, ``namespace_id`` and ``api_base``, each as far as it is
-    given. Raises :class:`UsageError` where there is a project already, or for a bad option. With
-    ``force``, what is not given stays as it was, as far as the old one can be read: its id is what
-    finds the pages.
+    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
+    as it is given. Raises :class:`UsageError` where there is a project already, or for a bad
+    option. With ``force``, what is not given stays as it was, as far as the old one can be read:
+    its id is what finds the pages.
     """
     path = config_path(root)
     if path.exists() and not force:
@@ -90,9 +91,17 @@ def init_project(
             f"--{next(iter(given)).replace('_', '-')} is of no use to the store {project.store}",
             advice="Give --store=cloudflare with it.",
         )
+    check_layout(project.store, project.queue)
+    if "queue_id" in given and not project.is_shared:
+        raise UsageError(
+            f"--queue-id is of no use to the queue {project.queue}",
+            advice="Give --queue=cloudflare-queues with it.",
+        )
     project = replace(project, cloudflare={**project.cloudflare, **given})
     if project.store == "cloudflare":
         check_config(project.cloudflare, os.environ)
+    if project.is_shared:
+        checked_queue(project.cloudflare)
     save_project(project)
     return Initialised(project, path)
 
@@ -109,8 +118,9 @@ def _old_project(root: Path) -> Project | None:
         "name": "the project's name (default: that of its folder)",
         "project-id": "its id in the store's keys (default: a new one)",
         "store": f"where pages are kept: {' or '.join(STORES)} (default: sqlite)",
-        "queue": f"how the queue is kept: {' or '.join(QUEUES)} (default: keys)",
+        "queue": f"how the queue is kept: {', '.join(QUEUES)} (default: keys)",
         "namespace-id": "Cloudflare: the id of the KV namespace",
+        "queue-id": "Cloudflare: the id of the queue, for --queue=cloudflare-queues",
         "account-id": "Cloudflare: the account (default: CLOUDFLARE_ACCOUNT_ID)",
         "api-base": "Cloudflare: another API prefix, as that of wrangler's local server",
         "force": "write the configuration anew where there is one",
@@ -124,6 +134,7 @@ def init(
     store: str | None = None,
     queue: str | None = None,
     namespace_id: str | None = None,
+    queue_id: str | None = None,
     account_id: str | None = None,
     api_base: str | None = None,
     force: bool = False,
@@ -134,7 +145,12 @@ def init(
     Example: invoke nimbus.init --name=shop
     """
     console = Console(json_only=json)
-    cloudflare = {"namespace_id": namespace_id, "account_id": account_id, "api_base": api_base}
+    cloudflare = {
+        "namespace_id": namespace_id,
+        "queue_id": queue_id,
+        "account_id": account_id,
+        "api_base": api_base,
+    }
     made = init_project(
         project_root(c),
         name=name,

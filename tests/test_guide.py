@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from invoke.context import Context
 
-from nimbus_tasks import guide, nimbus
+from nimbus_tasks import doctor, guide, nimbus
 from nimbus_tasks.core.project import Project, config_path
 from nimbus_tasks.kv.store import Store
 from tests.factories import failing, invoke, upload, work
@@ -56,6 +56,16 @@ def test_what_is_wrong_is_said_and_is_no_error_of_the_guide(
     shown = capsys.readouterr().out
     assert "Something is wrong" in shown
     assert "invoke nimbus.doctor" in shown
+
+
+def test_a_configuration_that_is_named_and_not_there_is_said_by_guide_and_doctor(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIMBUS_CONFIG", "nowhere.json")
+    assert "NIMBUS_CONFIG names no file: nowhere.json" in guide.standing(project.root).words
+    checks = {check.name: check for check in doctor.examine(project.root)}
+    assert "NIMBUS_CONFIG names no file" in checks["configuration"].detail
+    assert checks["folder"].level == "ok"
 
 
 def test_the_collections_name_alone_is_the_guide_and_that_of_batches_the_list(

@@ -45,3 +45,10 @@ def test_listing_and_help_import_no_task() -> None:
     loaded = set(python(code).split())
     assert "nimbus_tasks._catalogue" in loaded
     assert not {f"nimbus_tasks.{place}" for place in TASKS} & loaded
+
+
+def test_tasks_of_one_name_are_two_tasks() -> None:
+    """Invoke runs equal ones once, in a list of pre-tasks for instance."""
+    init, cloud_init = nimbus.tasks["init"], nimbus.collections["cloud"].tasks["init"]
+    assert init == nimbus.tasks["init"]
+    assert init != cloud_init

@@ -25,6 +25,8 @@ from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
 
+_WAITING = ("queued", "uploaded")
+
 
 @dataclass(frozen=True)
 class Cancelled:
@@ -74,9 +76,7 @@ def cancel_batch(
 def _cancel_waiting(tx: KeyValues, head: BatchHead) -> int:
     """Cancel the pages that wait; returns how many."""
     waiting = [
-        page.page_id
-        for page in batches.pages_of(tx, head)
-        if page.status["status"] in ("queued", "uploaded")
+        page.page_id for page in batches.pages_of(tx, head) if page.status["status"] in _WAITING
     ]
     items: list[str | None] = []
     tx.put_many(_cancelled(tx, head, waiting, items))
@@ -91,7 +91,12 @@ def _cancelled(
     to ``items``."""
     now = now_iso()
     for some in in_groups(page_ids):
-        statuses = read_statuses(tx, head.project_id, some)
+        # Where reads lag, the record may be newer than the listing: what has ended stays so.
+        statuses = {
+            page_id: status
+            for page_id, status in read_statuses(tx, head.project_id, some).items()
+            if status.state in _WAITING
+        }
         items += [status.queue_key(head.project_id, i) for i, status in statuses.items()]
         cancelled = {page_id: status.as_cancelled(now) for page_id, status in statuses.items()}
         yield from status_entries(head.project_id, cancelled)

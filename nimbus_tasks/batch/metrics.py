@@ -21,7 +21,7 @@ from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import padded
 from nimbus_tasks.ui.console import Console
-from nimbus_tasks.ui.figures import duration, milliseconds
+from nimbus_tasks.ui.figures import duration, milliseconds, money
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean
 
@@ -94,7 +94,22 @@ def metric_lines(metrics: Metrics) -> list[str]:
         padded("elapsed", duration(metrics.elapsed_seconds)),
         padded("attempts", f"{metrics.attempts:,}"),
     ]
+    lines += [padded(name, value) for name, value in usage_figures(metrics)]
     if metrics.errors:
         errors = ", ".join(f"{clean(code)} {count:,}" for code, count in metrics.errors.items())
         lines.append(padded("errors", errors))
     return lines
+
+
+def usage_figures(metrics: Metrics) -> list[tuple[str, str]]:
+    """What the pages took of a service that counts; nothing where none did."""
+    usage = metrics.usage
+    if usage is None:
+        return []
+    figures = [
+        ("tokens in", f"{usage['tokens_in']:,}"),
+        ("tokens out", f"{usage['tokens_out']:,}"),
+    ]
+    if usage["cost"] is not None:
+        figures.append(("cost", money(usage["cost"])))
+    return figures

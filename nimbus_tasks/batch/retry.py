@@ -15,7 +15,7 @@ from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError
 from nimbus_tasks.core.keys import page_id_for, status_key
-from nimbus_tasks.core.lifecycle import Intent
+from nimbus_tasks.core.lifecycle import UNKNOWN_CODE, Intent
 from nimbus_tasks.core.pages import PageInfo, in_groups, read_statuses
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.records import CODE_BYTES, RETRY_PRIORITY, PageStatus, queue_entry
@@ -110,7 +110,7 @@ def _choose(
     chosen: list[PageInfo] = []
     superseded = 0
     for info in infos:
-        its_code = info.status.get("code") or "unknown"  # which is what the figures call it
+        its_code = info.status.get("code") or UNKNOWN_CODE
         if info.status["status"] not in states or code not in (None, its_code):
             continue
         if info.status.get("superseded_by"):

@@ -33,7 +33,7 @@ from nimbus_tasks.core.keys import (
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.core.queue import find_unqueued, is_newer, put_in_queue, queue_items
+from nimbus_tasks.core.queue import find_unqueued, is_newer, put_back, put_in_queue, queue_items
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus
 from nimbus_tasks.core.small_forms import status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
@@ -187,11 +187,23 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
                 path = status.path if status else None
                 yield Finding("stray_queue_item", detail, page_id, repair, path)
     missing = find_unqueued(tx, project_id, utc_now(), head.batch_id)
+    if missing and tx.hidden_items() is not None and _is_at_work(tx, project_id):
+        missing = {}  # a page that still is to be seen as queued may have been worked on
     for page_id, status in missing.items():
         yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:
         tx.delete_many(strays)
-        put_in_queue(tx, project_id, missing)
+        put_back(tx, project_id, missing)
+
+
+def _is_at_work(tx: KeyValues, project_id: str) -> bool:
+    """Whether a worker has done something lately, as far as that is to be seen already."""
+    since = iso_after(-2 * tx.lag_seconds)
+    return any(
+        page.status["status"] in ("processing", "done", "failed")
+        and (page.status.get("updated") or "") > since
+        for page in list_pages(tx, project_id)
+    )
 
 
 def _fault_of_item(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from nimbus_tasks.cloud.init import shown, worker_folder
+from nimbus_tasks.cloud.init import worker_folder
 from nimbus_tasks.cloud.wrangler import WorkerConfig, find_wrangler, last_words, load_worker
 from nimbus_tasks.command import check_int, check_seconds, command, project_root
 from nimbus_tasks.core.errors import UsageError
@@ -30,7 +31,7 @@ from nimbus_tasks.core.project import (
     write_atomically,
 )
 from nimbus_tasks.ui.console import Console
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import path_here
 
 CONFIG_NAME = "dev.json"
 DEFAULT_PORT = 8787
@@ -177,9 +178,9 @@ def dev(
         console.say(
             f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
             "   in another terminal:",
-            f"   export NIMBUS_CONFIG={clean(shown(local.config))}",
+            f"   export NIMBUS_CONFIG={shlex.quote(path_here(local.config))}",
             "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
-            style.dim(f"   Ctrl-C ends it; its log: {clean(shown(local.log))}"),
+            style.dim(f"   Ctrl-C ends it; its log: {path_here(local.log)}"),
         )
         while True:
             local.tick()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from nimbus_tasks.core.project import (
     new_project,
 )
 from nimbus_tasks.ui.console import Console
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import path_here
 
 FOLDER = "cloud"
 #: Each processor's variables in wrangler.jsonc, with what they are at first.
@@ -167,9 +168,9 @@ def init(
         console.document(written.to_json())
     else:
         style = console.style
-        where = "" if folder is None else f" --folder={clean(shown(target))}"
+        where = "" if folder is None else f" --folder={shlex.quote(path_here(target))}"
         console.say(
-            f"{style.sign('ok')} {clean(shown(target))}/: the Worker of {project.project_id}",
+            f"{style.sign('ok')} {path_here(target)}/: the Worker of {project.project_id}",
             f"   processor.js is what it does to a page: {processor}",
             style.dim(f"   on this machine: invoke nimbus.cloud.dev{where}"),
             style.dim(f"   on Cloudflare:   invoke nimbus.cloud.deploy --dry-run{where}"),
@@ -181,11 +182,3 @@ def worker_folder(root: Path, given: str | None) -> Path:
     """The Worker's folder: as a person typed it, or ``cloud`` in the project."""
     typed = check_text(given, "--folder")
     return root / FOLDER if typed is None else Path(typed).absolute()
-
-
-def shown(path: Path) -> str:
-    """The path as a person would type it here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

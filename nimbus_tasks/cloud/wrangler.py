@@ -14,6 +14,8 @@ from typing import Any
 
 from nimbus_tasks.core.errors import StoreError, UsageError
 from nimbus_tasks.core.wire import mapping_field
+from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
+from nimbus_tasks.kv.cloudflare.secret import without_secret
 
 CONFIG_NAME = "wrangler.jsonc"
 #: What stands for a namespace that is not made yet.
@@ -133,8 +135,8 @@ def run_wrangler(
             f"cannot start wrangler: {error.strerror}", advice=INSTALL_ADVICE
         ) from error
     said = _ESCAPES.sub("", f"{ran.stdout}\n{ran.stderr}")
-    if secret:
-        said = said.replace(secret, "***")
+    for hidden in (secret, os.environ.get(TOKEN_VARIABLE)):
+        said = without_secret(said, hidden)
     if ran.returncode == 0:
         return said
     if _NOT_LOGGED_IN.search(said):

@@ -26,7 +26,7 @@ from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
 from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
-from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, Usage, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, text_field, time_field
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, KeyValues
 
@@ -67,6 +67,7 @@ class Outcome:
     duration_ms: int
     changes: int = 0
     confidence: float | None = None
+    usage: Usage | None = None
     page_value: str | None = None
     error: str | None = None
     code: str | None = None
@@ -101,6 +102,11 @@ def claim_pages(
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
+        # A message comes again where who had it has vanished: so does its page.
+        lapsed = [page_id for page_id, status in statuses.items() if status.lapsed(to_iso(now))]
+        if lapsed:
+            take_up_lapsed(tx, project_id, lapsed, now)
+            statuses |= read_statuses(tx, project_id, lapsed)
         pages = _contents_behind(tx, project_id, statuses)
         for key in items:
             status, page_id = statuses.get(last_part(key)), last_part(key)
@@ -363,6 +369,7 @@ def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
         duration_ms=outcome.duration_ms,
         changes=outcome.changes,
         confidence=outcome.confidence,
+        **(outcome.usage._asdict() if outcome.usage else {}),
         error=outcome.error,
         code=outcome.code,
     )

@@ -7,6 +7,8 @@ They are raised where the fault is found and caught at one place, in
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from typing import Any
 
 #: What the system answers where no more is to be had: of the disk, of a quota, of a limit.
 FULL = frozenset((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)))
@@ -79,15 +81,34 @@ class InterruptedByUserError(NimbusError):
     exit_code = 130
 
 
+class ProcessorUnusableError(NimbusError):
+    """Raised by a processor that can do no page at all, for want of a key, say: the worker gives
+    its pages back to the queue and ends with this error."""
+
+
+class ServiceUnavailableError(ProcessorUnusableError):
+    """The service that a processor asks cannot be reached, or not for a long time."""
+
+    exit_code = 5
+
+
 class ProcessorError(Exception):
     """Raised by a processor: this page fails, with a code that reports can group by.
 
-    ``code`` is a short word in lower case (``rate_limited``, ``bad_html``).
+    ``code`` is a short word in lower case (``rate_limited``, ``bad_html``). ``usage`` is what the
+    attempt has cost all the same, as in a processor's result.
     """
 
-    def __init__(self, message: str, *, code: str = "processor_error") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "processor_error",
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.usage = usage
 
 
 def cure_of(error: OSError) -> str | None:

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
+from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 
-#: What a record without a code is called, here as in the figures and by ``retry --error``.
-UNKNOWN_CODE = "unknown"
 #: Two messages that agree so far are one error: a listing may have cut them anywhere behind it.
 _COMPARED, _SHOWN, _READ = 80, 200, 500
 #: Groups kept while pages are counted, and after the small ones have gone to "other".
@@ -182,7 +181,7 @@ _TRANSIENT = (
     r"|internal.?server.?error"
     r"|connection.?(?:error|reset|refused|aborted|closed|timed)|remote.end.closed|broken.?pipe"
     r"|remotedisconnected|incompleteread|econn(?:reset|refused|aborted)|etimedout|eai_again|epipe"
-    r"|name resolution"
+    r"|name resolution|unreachable"
     r"|\b(?:http(?:/[\d.]+)?|status|code)[ :=#(\[_]{1,3}(?:408|425|429|50[0234]|52\d)\b"
     r"|(?:^|: )(?:408|425|429|50[0234]|52\d)(?:$| [a-z])"
 )

@@ -1,8 +1,8 @@
 """Batch status, counts, summary and metrics as pure functions of intent and page states.
 
 Nothing here reads a store or a clock. A :class:`Tally` is filled with the pages' small status
-metadata, one page at a time, and keeps figures only, so that 100,000 pages take no more memory
-than their durations.
+metadata, a group of pages at a time, and keeps figures only, so that 100,000 pages take no more
+memory than their durations.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Intent(str, Enum):
 PAGE_STATES = tuple(state.value for state in PageState)
 TERMINAL_PAGE_STATES = frozenset({"done", "failed", "cancelled"})
 TERMINAL_BATCH_STATUSES = frozenset({"completed", "partially_completed", "failed", "cancelled"})
+#: What an error without a code is called, in figures, in groups and by ``retry --error``.
+UNKNOWN_CODE = "unknown"
 
 
 def is_finished(status: str) -> bool:
@@ -116,6 +118,11 @@ class Tally:
     total_changes: int = 0
     confidence_sum: float = 0.0
     confidence_count: int = 0
+    metered: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    priced: int = 0
+    cost: float = 0.0
     attempts: int = 0
     superseded: int = 0
     first_started: str | None = None
@@ -150,15 +157,40 @@ class Tally:
         stated = [page["confidence"] for page in done if page.get("confidence") is not None]
         self.confidence_sum += sum(stated)
         self.confidence_count += len(stated)
+        self._add_usages(done)
 
     def _add_other(self, page: Mapping[str, Any]) -> None:
         state, completed = page["status"], page.get("completed")
         if state == "cancelled":
             self.superseded += "superseded_by" in page
         elif state == "failed":
-            self.errors[page.get("code") or "unknown"] += 1
+            self.errors[page.get("code") or UNKNOWN_CODE] += 1
+            self._add_usages([page])
         if completed and state not in ("cancelled", "done"):
             self.completions.append(completed)
+
+    def _add_usages(self, pages: Sequence[Mapping[str, Any]]) -> None:
+        """What their last attempts took; a failed one has its price, too."""
+        metered = [page for page in pages if "tokens_in" in page]
+        self.metered += len(metered)
+        self.tokens_in += sum([page["tokens_in"] for page in metered])
+        self.tokens_out += sum([page.get("tokens_out") or 0 for page in metered])
+        costs = [page["cost"] for page in metered if page.get("cost") is not None]
+        self.priced += len(costs)
+        self.cost += sum(costs)
+
+    @property
+    def usage(self) -> dict[str, int | float | None] | None:
+        """Tokens of the pages that count them, and what those with a price cost together; ``None``
+        where no page counts."""
+        if not self.metered:
+            return None
+        return {
+            "pages": self.metered,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": round(self.cost, 6) if self.priced else None,
+        }
 
     @property
     def total(self) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nimbus_tasks.core.keys import last_part, logs_key, logs_prefix
+from nimbus_tasks.core.pages import VALUES_A_READ
 from nimbus_tasks.core.wire import UnreadableRecordError, count_field, dump_json, load_object
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyValues
 
 LogEntry = Mapping[str, Any]
-#: A bulk read of Workers KV takes so many; logs may be long.
-_VALUES_A_READ = 100
 
 
 def log_entry(
@@ -73,8 +72,8 @@ def log_counts(store: KeyValues, project_id: str) -> dict[str, int]:
             counts[info.key.removeprefix(prefix)] = entries
         else:
             bare.append(info.key)
-    for at in range(0, len(bare), _VALUES_A_READ):
-        for key, entry in store.get_many(bare[at : at + _VALUES_A_READ]).items():
+    for at in range(0, len(bare), VALUES_A_READ):
+        for key, entry in store.get_many(bare[at : at + VALUES_A_READ]).items():
             counts[key.removeprefix(prefix)] = len(read_logs(entry))
     return counts
 

@@ -35,13 +35,18 @@ class RefusedMapError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ContentMap:
-    """A usable map. ``file`` is relative to its folder; ``sha256`` is that of its text."""
+    """A usable map. ``file`` is relative to its folder; ``digest`` is the SHA-256 of its text."""
 
     file: str
     source_path: str
     page_id: str
-    sha256: str
+    digest: bytes
     size: int
+
+    @property
+    def sha256(self) -> str:
+        """The digest as the page record has it, in hex."""
+        return self.digest.hex()
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,17 @@ def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
         file=file,
         source_path=source_path,
         page_id=page_id_for(project_id, source_path),
-        sha256=digest,
+        digest=digest,
         size=size,
     )
 
 
 class MapText(NamedTuple):
     """The JSON text of a map's file, without a byte order mark and outer white space; the SHA-256
-    in hex that it is recognised by, and its size in bytes."""
+    that it is recognised by, and its size in bytes."""
 
     text: str
-    sha256: str
+    digest: bytes
     size: int
 
 
@@ -140,7 +145,7 @@ def read_map_text(path: Path, folder: Path) -> MapText:
         raise RefusedMapError(f"is not UTF-8 text (byte {error.start})") from error
     if not text:
         raise RefusedMapError("is empty")
-    return MapText(text, hashlib.sha256(data).hexdigest(), len(data))
+    return MapText(text, hashlib.sha256(data).digest(), len(data))
 
 
 def page_value(content_map: ContentMap, text: str, project_id: str, batch_id: str, now: str) -> str:

@@ -12,7 +12,8 @@ from nimbus_tasks.core.lifecycle import Tally, Timing
 @dataclass(frozen=True)
 class Metrics:
     """``success_rate`` in percent of all pages; confidence 0 to 1; throughput in pages a minute,
-    from the first page begun to the last one ended. ``None`` where there is nothing to measure."""
+    from the first page begun to the last one ended. ``usage`` sums each page's last attempt:
+    ``pages, tokens_in, tokens_out, cost``. ``None`` where there is nothing to measure."""
 
     total_pages: int
     success_rate: float
@@ -23,6 +24,7 @@ class Metrics:
     elapsed_seconds: float | None
     attempts: int
     errors: dict[str, int]
+    usage: dict[str, int | float | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``nimbus.batch.metrics --json``, but for what identifies the batch."""
@@ -38,6 +40,7 @@ class Metrics:
             "elapsed_seconds": self.elapsed_seconds,
             "attempts": self.attempts,
             "errors": self.errors,
+            "usage": self.usage,
         }
 
 
@@ -56,4 +59,5 @@ def batch_metrics(tally: Tally) -> Metrics:
         elapsed_seconds=elapsed and round(elapsed, 3),
         attempts=tally.attempts,
         errors=dict(tally.errors.most_common()),
+        usage=tally.usage,
     )

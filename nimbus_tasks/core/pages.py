@@ -18,7 +18,7 @@ T = TypeVar("T")
 _HELD = 1000
 
 #: A bulk read of Workers KV takes so many.
-_VALUES_A_READ = 100
+VALUES_A_READ = 100
 
 
 class PageInfo(NamedTuple):
@@ -64,8 +64,8 @@ def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageInfo]:
                 yield PageInfo(page_id, small)
             else:
                 bare.append(info.key)
-    for at in range(0, len(bare), _VALUES_A_READ):
-        yield from _from_values(store, bare[at : at + _VALUES_A_READ])
+    for at in range(0, len(bare), VALUES_A_READ):
+        yield from _from_values(store, bare[at : at + VALUES_A_READ])
 
 
 def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:

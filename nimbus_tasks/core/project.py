@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import UsageError, cannot_write
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The folder of content maps, in the project, where nobody says otherwise.
 DEFAULT_FOLDER = ".nimbus/maps"
 STORES = ("sqlite", "cloudflare")
-QUEUES = ("keys", "document")
+QUEUES = ("keys", "document", "cloudflare-queues")
 #: What file systems without hard links answer.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 #: Nobody writes a report for so long.
@@ -35,8 +35,8 @@ _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 class Project:
     """A project directory and its configuration.
 
-    ``cloudflare`` has ``account_id``, ``namespace_id`` and ``api_base``, each as far as it is set;
-    ``extra`` are fields of others, left alone.
+    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
+    as it is set; ``extra`` are fields of others, left alone.
     """
 
     root: Path
@@ -80,33 +80,66 @@ class Project:
         """Whether there is a store already; one on Cloudflare is not made here."""
         return self.store != "sqlite" or self.store_path.exists()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether workers on any number of machines may share the work."""
+        return self.queue == "cloudflare-queues"
+
     @contextmanager
     def open_store(
-        self, *, create: bool = False, tell: Callable[[str], None] = lambda _: None
+        self,
+        *,
+        create: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
+        hold_seconds: float | None = None,
     ) -> Iterator[Store]:
         """The project's store, opened; made if ``create`` is set and it is the embedded one.
 
-        ``tell`` is told in words where the store has to wait. Raises :class:`UsageError` for a
-        configuration that names none, :class:`StoreError` for one that cannot be opened.
+        ``tell`` is told in words where the store has to wait. ``hold_seconds`` makes it that of a
+        worker: for so long what it takes from a queue of messages is given to nobody else. Raises
+        :class:`UsageError` for a configuration that names none, :class:`StoreError` for one that
+        cannot be opened.
         """
-        with self._open(create, tell) as store:
-            if self.queue == "document":
-                from nimbus_tasks.core.queue_document import DocumentQueueStore
+        with self._in_front(self._open(create, tell), tell, hold_seconds) as store:
+            yield store
 
-                yield DocumentQueueStore(store, self.project_id)
-            else:
-                yield store
+    def _in_front(
+        self, store: Store, tell: Callable[[str], None], hold_seconds: float | None
+    ) -> Store:
+        """The store as the layout of the queue has it."""
+        if self.queue == "document":
+            from nimbus_tasks.core.queue_document import DocumentQueueStore
+
+            return DocumentQueueStore(store, self.project_id)
+        if self.is_shared:
+            from nimbus_tasks.core.queue_messages import MessageQueueStore
+            from nimbus_tasks.kv.cloudflare import open_queue
+
+            queue = open_queue(self.cloudflare, os.environ, tell)
+            return MessageQueueStore(store, queue, self.project_id, hold_seconds=hold_seconds)
+        return store
 
     def _open(self, create: bool, tell: Callable[[str], None]) -> Store:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell)
+            return open_cloudflare(
+                self.cloudflare, os.environ, self.folder, tell, shared=self.is_shared
+            )
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:
             self.folder.mkdir(mode=0o775, parents=True, exist_ok=True)
         return SqliteStore(self.store_path, create=create)
+
+
+def check_layout(store: str, queue: str) -> None:
+    """Raises :class:`UsageError` where a store cannot have its queue so."""
+    if queue == "cloudflare-queues" and store != "cloudflare":
+        raise UsageError(
+            f"the queue {queue} goes with the store cloudflare, not with {store}",
+            advice="Give nimbus.init --force --store=cloudflare, or --queue=keys.",
+        )
 
 
 def config_path(root: Path) -> Path:
@@ -174,40 +207,55 @@ def _config_text(project: Project) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Any]:
-    """A text file to write to beside ``path``; synced and put in its place when all is written.
+def atomic_files(paths: Iterable[Path]) -> Iterator[list[TextIO]]:
+    """Text files to write to beside ``paths``; put in their places when all of them are written and
+    synced.
 
-    On an exception nothing is left behind and an older file stays as it was; what a killed writer
+    On an exception nothing is left behind and older files stay as they were; what a killed writer
     has left there goes with a later one.
     """
-    path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                left.unlink()
-    import tempfile  # as above
-
-    fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
-            yield file
+    with ExitStack() as made:
+        parts = [(made.enter_context(_beside(path)), path) for path in paths]
+        yield [file for file, _ in parts]
+        for file, _ in parts:
             file.flush()
             os.fsync(file.fileno())
+            file.close()
         # mkstemp makes files for the owner alone; reports are as readable as any new file. What
         # everybody may write is nothing to rely on: the configuration says who gets the token.
         umask = os.umask(0)
         os.umask(umask)
-        Path(beside).chmod(0o664 & ~umask)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+        for file, path in parts:
+            Path(file.name).chmod(0o664 & ~umask)
+            Path(file.name).replace(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[TextIO]:
+    """A text file beside ``path``, which goes at the end unless it was renamed."""
+    import tempfile  # as above
+
+    path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
+    if path.is_dir():  # which no file can take the place of: not to be found out at the end
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(fd)
+    part = Path(name)
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, parts: Iterator[str] | list[str]) -> None:
     """Write text to ``path``, whole or not at all. Raises :class:`StoreError`."""
     try:
-        with atomic_file(path) as file:
+        with atomic_files([path]) as (file,):
             file.writelines(parts)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -225,6 +273,7 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
                 f"{path}: {name!r} is {str(config[name])[:40]!r}, which this version does not know",
                 advice=f"It knows: {', '.join(known)}",
             )
+    check_layout(config.get("store", "sqlite"), config.get("queue", "keys"))
     own = ("project_id", "name", "created", "store", "queue", "cloudflare")
     title = config.get("name")
     cloudflare = config.get("cloudflare", {})

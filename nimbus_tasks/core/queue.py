@@ -90,8 +90,21 @@ def find_unqueued(
         and not (store.lag_seconds and (page.status.get("updated") or "") > before)
         and not has_item(page)
     ]
+    if suspects and store.may_hide(len(suspects)):
+        return {}  # each may have its message; which one has none, nobody can see
     statuses = read_statuses(store, project_id, suspects)
     return {page_id: status for page_id, status in statuses.items() if status.state == "queued"}
+
+
+def put_back(tx: KeyValues, project_id: str, lost: Mapping[str, PageStatus]) -> None:
+    """Queue the pages that :func:`find_unqueued` has found."""
+    placed = {i: status for i, status in lost.items() if status.queued_at is not None}
+    if not placed or tx.hidden_items() is None:
+        put_in_queue(tx, project_id, lost)
+        return
+    # A page may have its message after all, and be at work by now: its status is not written over.
+    tx.put_many(queue_entry(project_id, page_id, one) for page_id, one in placed.items())
+    put_in_queue(tx, project_id, {i: lost[i] for i in lost.keys() - placed.keys()})
 
 
 def put_in_queue(tx: KeyValues, project_id: str, pages: Mapping[str, PageStatus]) -> None:

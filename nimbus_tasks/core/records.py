@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
@@ -38,6 +38,15 @@ _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
 LEASELESS_SECONDS = 600.0
 #: Clocks of machines that work on one project may differ by so much.
 CLOCK_SKEW_SECONDS = 300.0
+
+
+class Usage(NamedTuple):
+    """What an attempt took of a service that counts: tokens, and money in the unit of its prices
+    (``None`` where no price is known)."""
+
+    tokens_in: int
+    tokens_out: int
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class PageStatus:
     duration_ms: int | None = None
     changes: int | None = None
     confidence: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost: float | None = None
     error: str | None = None
     code: str | None = None
     superseded_by: str | None = None
@@ -135,6 +147,7 @@ class PageStatus:
                 "confidence": self.confidence,
                 "duration_ms": self.duration_ms,
                 **present(started=self.started),
+                **self._usage(),
             }
         elif self.state == "failed":
             value["error"] = {
@@ -143,8 +156,13 @@ class PageStatus:
                 "code": self.code,
                 "timestamp": self.completed,
                 **present(started=self.started, duration_ms=self.duration_ms),
+                **self._usage(),
             }
         return value
+
+    def _usage(self) -> dict[str, Any]:
+        ours = present(tokens_in=self.tokens_in, tokens_out=self.tokens_out, cost=self.cost)
+        return {"usage": {**mapping_field(self.detail.get("usage")), **ours}} if ours else {}
 
     def to_metadata(self) -> dict[str, Any]:
         """The record in small: one listing of these answers status, monitor, metrics and report."""
@@ -171,12 +189,18 @@ class PageStatus:
                 duration_ms=self.duration_ms,
                 changes=self.changes,
                 confidence=self.confidence,
+                tokens_in=self.tokens_in,
+                tokens_out=self.tokens_out,
+                cost=self.cost,
             )
         elif self.state == "failed":
             small |= present(
                 started=self.started,
                 completed=self.completed,
                 duration_ms=self.duration_ms,
+                tokens_in=self.tokens_in,
+                tokens_out=self.tokens_out,
+                cost=self.cost,
                 code=None if self.code is None else clip_bytes(self.code, CODE_BYTES),
             )
             if self.error is not None:
@@ -246,6 +270,9 @@ _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
         "duration_ms",
         "changes",
         "confidence",
+        "tokens_in",
+        "tokens_out",
+        "cost",
         "error",
         "code",
     )
@@ -299,7 +326,11 @@ def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    usage = mapping_field(outcome.get("usage"))
     return {
+        "tokens_in": count_field(usage.get("tokens_in")),
+        "tokens_out": count_field(usage.get("tokens_out")),
+        "cost": cost_field(usage.get("cost")),
         "started": time_field(outcome.get("started")),
         "completed": time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
         "duration_ms": count_field(outcome.get("duration_ms")),
@@ -336,6 +367,7 @@ _PART_FIELDS = frozenset(
         "changes",
         "confidence",
         "duration_ms",
+        "usage",
         "message",
         "code",
         "timestamp",
@@ -347,10 +379,18 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
     if state not in _PART_OF_STATE:
         return {}
     part = mapping_field(value.get(_PART_OF_STATE[state]))
-    return {name: part[name] for name in part if name not in _PART_FIELDS}
+    unknown = {name: part[name] for name in part if name not in _PART_FIELDS}
+    if (usage := part.get("usage")) is not None:
+        rest = usage
+        if isinstance(usage, dict):
+            rest = {name: usage[name] for name in usage if name not in Usage._fields}
+        if rest != {}:
+            unknown["usage"] = rest
+    return unknown
 
 
 def id_field(value: object) -> str | None:
+    """An id, or ``None``."""
     return value if isinstance(value, str) and is_id(value) else None
 
 
@@ -358,3 +398,9 @@ def priority_field(value: object) -> int | None:
     """A priority from 1 to 10, or ``None``."""
     number = count_field(value)
     return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
+
+
+def cost_field(value: object) -> float | None:
+    """A sum of money from 0, or ``None``."""
+    number = number_field(value)
+    return number if number is not None and number >= 0 else None

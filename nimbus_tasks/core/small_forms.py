@@ -13,7 +13,7 @@ from typing import Any
 
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, are_ids
 from nimbus_tasks.core.lifecycle import PAGE_STATES
-from nimbus_tasks.core.records import PageStatus, id_field, priority_field
+from nimbus_tasks.core.records import PageStatus, cost_field, id_field, priority_field
 from nimbus_tasks.core.wire import (
     MAX_NUMBER,
     count_field,
@@ -103,13 +103,14 @@ def _are_priorities(column: Column) -> bool:
 _STATES = frozenset(PAGE_STATES)
 _TIMES = ("updated", "uploaded", "queued_at", "started", "lease", "completed")
 _TEXTS = ("path", "step", "error", "code")
-_COUNTS = ("attempts", "duration_ms", "changes")
+_COUNTS = ("attempts", "duration_ms", "changes", "tokens_in", "tokens_out")
 _NUMBERS = ("progress", "confidence")
 _FIELDS: dict[str, Callable[[object], Any]] = {
     **dict.fromkeys(_TIMES, time_field),
     **dict.fromkeys(_TEXTS, text_field),
     **dict.fromkeys(_COUNTS, count_field),
     **dict.fromkeys(_NUMBERS, number_field),
+    "cost": cost_field,
     "priority": priority_field,
     "superseded_by": id_field,
 }
@@ -118,6 +119,7 @@ _CHECKS: dict[str, Callable[[Column], bool]] = {
     **dict.fromkeys(_TEXTS, _are_texts),
     **dict.fromkeys(_COUNTS, _are_counts),
     **dict.fromkeys(_NUMBERS, _are_numbers),
+    "cost": lambda column: _are_numbers(column) and min(column) >= 0,
     "priority": _are_priorities,
     "superseded_by": lambda column: _are_texts(column) and are_ids(set(column)),
     "batch_id": lambda column: _are_texts(column) and are_ids(set(column)),

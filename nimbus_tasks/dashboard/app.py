@@ -35,6 +35,8 @@ from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.text import clean
 
 STATIC = Path(__file__).parent / "static"
+#: What it has in common with the HTML report.
+COLOURS = Path(__file__).parents[1] / "ui" / "colours.css"
 #: A line of nothing so often, so that either side notices that the other is gone.
 HEARTBEAT_SECONDS = 15.0
 #: A reason and an error code are short.
@@ -61,6 +63,7 @@ class Dashboard:
                 Route("/batches/{batch}/log", self._log),
                 Route("/batches/{batch}/retry", self._retry, methods=["POST"]),
                 Route("/batches/{batch}/cancel", self._cancel, methods=["POST"]),
+                Route("/static/colours.css", self._colours),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             exception_handlers={NimbusError: _error_answer},
@@ -68,6 +71,9 @@ class Dashboard:
 
     async def _page(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
+
+    async def _colours(self, request: Request) -> Response:
+        return FileResponse(COLOURS)
 
     async def _project(self, request: Request) -> Response:
         return JSONResponse({"name": clean(self.project.name)[:100], "store": self.project.store})

@@ -18,6 +18,7 @@ from nimbus_tasks.core.clock import seconds_between, to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError, UsageError
 from nimbus_tasks.core.failures import FailureGroup, group_failures
 from nimbus_tasks.core.keys import is_id, logs_key, page_id_for, superseded_key
+from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.logs import LogEntry, read_logs
 from nimbus_tasks.core.pages import PageInfo, read_statuses, status_or_none
 from nimbus_tasks.core.project import Project
@@ -158,7 +159,7 @@ def _failure(page: PageInfo) -> Document:
     return {
         "page_id": _page_id(page),
         "name": name_of(page),
-        "code": text(status.get("code") or "unknown", 60),
+        "code": text(status.get("code") or UNKNOWN_CODE, 60),
         "error": text(status.get("error") or ""),
         "attempts": status.get("attempts"),
         "at": moment(status.get("completed") or ""),

@@ -2,7 +2,8 @@
 
 The address is remembered in ``.nimbus/dashboard.json``, for its owner alone, so that the pages that
 are open find a dashboard that was ended and started again. It is taken up as a whole or not at all:
-where the port has gone to somebody else, who may have been told the secret, there is a new one.
+where the port has gone to somebody else, who may have been told the secret, or others can read the
+file, there is a new one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.errors import UsageError, cannot_write
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.dashboard.app import Dashboard
 from nimbus_tasks.dashboard.guard import Guard, new_token
@@ -90,7 +91,9 @@ def _address_path(project: Project) -> Path:
 def _last_address(project: Project) -> Address | None:
     path = _address_path(project)
     try:
-        if not 0 <= time.time() - path.stat().st_mtime <= _REMEMBERED_SECONDS:
+        kept_as = path.stat()
+        is_private = os.name != "posix" or not kept_as.st_mode & 0o077
+        if not (is_private and 0 <= time.time() - kept_as.st_mtime <= _REMEMBERED_SECONDS):
             return None
         kept = json.loads(path.read_text(encoding="utf-8"))
         port, token = kept["port"], kept["token"]
@@ -108,7 +111,7 @@ def _remember(project: Project, address: Address) -> Address:
         with os.fdopen(made, "w", encoding="utf-8") as file:
             json.dump({"port": address.port, "token": address.token}, file)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     return address
 
 

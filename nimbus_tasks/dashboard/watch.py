@@ -28,11 +28,10 @@ _MOST_BUSY = 0.3
 
 @dataclass(frozen=True)
 class Fault:
-    """Why the last look failed, since when (of ``time.monotonic``), and when the next one is."""
+    """Why the last look failed, and in how many seconds the next one is."""
 
     message: str
     advice: str | None
-    since: float
     retry_seconds: float
     is_missing: bool = False
 
@@ -146,13 +145,12 @@ class Watch:
             )
         )
 
-    def _fault(self, error: Exception, pause: float) -> Fault:
-        since = self._state.fault.since if self._state.fault else time.monotonic()
+    @staticmethod
+    def _fault(error: Exception, pause: float) -> Fault:
         is_known = isinstance(error, NimbusError)
         return Fault(
             message=clean(str(error) if is_known else f"{type(error).__name__}: {error}")[:500],
             advice=clean(error.advice) if isinstance(error, NimbusError) and error.advice else None,
-            since=since,
             retry_seconds=pause,
             is_missing=isinstance(error, NotFoundError),
         )

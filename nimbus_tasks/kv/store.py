@@ -87,6 +87,15 @@ class KeyValues(ABC):
         """Key and metadata without the value, which may be megabytes; ``None`` if there is none."""
         return next((info for info in self.scan(key, limit=1) if info.key == key), None)
 
+    def hidden_items(self) -> int | None:
+        """About how many items of the queue there are that no scan shows, where the queue is one of
+        messages; ``None`` where a scan shows them all."""
+        return None
+
+    def may_hide(self, count: int) -> bool:
+        """Whether so many pages could have an item in the queue that no scan shows."""
+        return False
+
     def prefetch(self, prefix: str) -> None:  # noqa: B027 - most stores need not
         """Many keys under ``prefix`` are about to be looked for, of which few may be there. A store
         for which a listing is cheaper than asking for each may list them now."""

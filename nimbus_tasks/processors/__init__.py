@@ -4,8 +4,11 @@
 (the content map). ``progress(step, percent=None, message=None, **data)`` says where the processing
 is: others see it, and it becomes one log entry. The result is a mapping with ``changes`` (how many
 are proposed), ``confidence`` (0 to 1, or ``None``) and ``optimization`` (any JSON, kept in the page
-record); each may be missing. Raising fails the page; a
-:class:`~nimbus_tasks.core.errors.ProcessorError` says with which code.
+record); each may be missing, and so may ``usage`` (``tokens_in``, ``tokens_out``, ``cost``), which
+is summed over the batch. Raising fails the page; a
+:class:`~nimbus_tasks.core.errors.ProcessorError` says with which code. A
+:class:`~nimbus_tasks.core.errors.ProcessorUnusableError` fails no page: it gives them back and ends
+the worker.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nimbus_tasks.core.errors import ProcessorError, UsageError
+from nimbus_tasks.core.errors import ProcessorError, ProcessorUnusableError, UsageError
 
-__all__ = ["Processor", "ProcessorError", "load_processor"]
+__all__ = ["Processor", "ProcessorError", "ProcessorUnusableError", "load_processor"]
 
 Processor = Callable[[Mapping[str, Any], Callable[..., None]], Mapping[str, Any]]
 
@@ -33,7 +36,7 @@ def load_processor(name: str) -> Processor:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name.isidentifier():
         raise UsageError(
-            f"{name[:80]!r} is no processor", advice="Give 'audit' or package.module:function."
+            f"{name[:80]!r} is no processor", advice="Give audit, llm or package.module:function."
         )
     try:
         module = importlib.import_module(module_name)

@@ -29,7 +29,7 @@ from nimbus_tasks.processors.audit_map import (
 )
 from nimbus_tasks.processors.audit_rules import Rule
 
-_TITLE, _DESCRIPTION = "head > title", 'head > meta[name="description"]'
+TITLE, DESCRIPTION = "head > title", 'head > meta[name="description"]'
 _CANONICAL, _OG_IMAGE = 'head > link[rel="canonical"]', 'head > meta[property="og:image"]'
 
 #: Characters of the page's text in a message.
@@ -66,7 +66,7 @@ def _head(content: ContentMap) -> Iterator[Finding]:
 
 def _title(title: object) -> Iterator[Finding]:
     if text_of(title) == "":
-        yield Finding(rules.TITLE_MISSING, _TITLE, "The page has no title.")
+        yield Finding(rules.TITLE_MISSING, TITLE, "The page has no title.")
     elif isinstance(title, str):
         yield from _title_text(title)
 
@@ -76,13 +76,13 @@ def _title_text(title: str) -> Iterator[Finding]:
     width, label = width_of(shown), f"The title has {_length(shown)}"
     if shown != title:
         message = f"The title's {len(title)} characters have stray white space among them."
-        yield Finding(rules.TITLE_WHITE_SPACE, _TITLE, message, title, shown)
+        yield Finding(rules.TITLE_WHITE_SPACE, TITLE, message, title, shown)
     if width < rules.TITLE_MIN:
         message = f"{label}, fewer than {rules.TITLE_MIN}."
-        yield Finding(rules.TITLE_TOO_SHORT, _TITLE, message, shown)
+        yield Finding(rules.TITLE_TOO_SHORT, TITLE, message, shown)
     elif width > rules.TITLE_MAX:
         rule = rules.TITLE_TOO_LONG if width > rules.TITLE_LIMIT else rules.TITLE_SLIGHTLY_LONG
-        yield Finding(rule, _TITLE, f"{label}, more than {rules.TITLE_MAX}.", shown)
+        yield Finding(rule, TITLE, f"{label}, more than {rules.TITLE_MAX}.", shown)
 
 
 def _description(content: ContentMap) -> Iterator[Finding]:
@@ -90,19 +90,19 @@ def _description(content: ContentMap) -> Iterator[Finding]:
     if text is None:
         return
     if not text:
-        yield Finding(rules.DESCRIPTION_MISSING, _DESCRIPTION, "The page has no meta description.")
+        yield Finding(rules.DESCRIPTION_MISSING, DESCRIPTION, "The page has no meta description.")
         return
     width, fewest, most = width_of(text), rules.DESCRIPTION_MIN, rules.DESCRIPTION_MAX
     label = f"The meta description has {_length(text)}"
     if width < fewest:
         message = f"{label}, fewer than {fewest}."
-        yield Finding(rules.DESCRIPTION_TOO_SHORT, _DESCRIPTION, message, text)
+        yield Finding(rules.DESCRIPTION_TOO_SHORT, DESCRIPTION, message, text)
     elif width > most:
         message = f"{label}, more than {most}."
-        yield Finding(rules.DESCRIPTION_TOO_LONG, _DESCRIPTION, message, text)
+        yield Finding(rules.DESCRIPTION_TOO_LONG, DESCRIPTION, message, text)
     if folded(text) == folded(content.head_text("title") or ""):
         message = f"{label}, the same as the title."
-        yield Finding(rules.DESCRIPTION_IS_TITLE, _DESCRIPTION, message, text)
+        yield Finding(rules.DESCRIPTION_IS_TITLE, DESCRIPTION, message, text)
 
 
 def _canonical(content: ContentMap) -> Iterator[Finding]:
@@ -239,8 +239,8 @@ def _anchor(link: Block, content: ContentMap) -> Iterator[Finding]:
 
 
 def _texts(content: ContentMap) -> Iterator[Finding]:
-    yield from _placeholder(_TITLE, content.head_text("title"))
-    yield from _placeholder(_DESCRIPTION, content.head_text("metaDescription"))
+    yield from _placeholder(TITLE, content.head_text("title"))
+    yield from _placeholder(DESCRIPTION, content.head_text("metaDescription"))
     for image in content.of_type("img"):
         yield from _placeholder(selector_of(image), text_of(image.get("alt")))
     texts = list(_outer_texts(content))

@@ -10,8 +10,8 @@ from datetime import datetime
 
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
-from nimbus_tasks.core.failures import UNKNOWN_CODE, FailureGroup, group_failures
-from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.core.failures import FailureGroup, group_failures
+from nimbus_tasks.core.lifecycle import PAGE_STATES, UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.figures import (
     ago,

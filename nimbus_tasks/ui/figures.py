@@ -47,6 +47,13 @@ def time_left(pace: Pace) -> str:
     return f"{last} {name} left" if first == last else f"{first}–{last} {name} left"
 
 
+def money(amount: float) -> str:
+    """A sum in whatever unit the prices are: two places, or as many as a small one needs."""
+    if amount >= 1 or not amount:
+        return f"{amount:,.2f}"
+    return f"{amount:.6f}".rstrip("0")
+
+
 def rate(per_second: float | None) -> str:
     """Pages a second, or a minute or an hour where that is the handier figure."""
     if per_second is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 #: A whole escape sequence: CSI … final byte, OSC … BEL or ST, or ESC and one more.
 _ESCAPE = re.compile(
@@ -29,6 +30,12 @@ def clean(text: object) -> str:
     if not (plain.isascii() and plain.isprintable()):
         plain = "".join(map(_visible, plain))
     return _SPACES.sub(" ", plain).strip()
+
+
+def path_here(path: Path) -> str:
+    """A path as a person would type it where they are, if it lies below; cleaned."""
+    here = Path.cwd()
+    return clean(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _visible(char: str) -> str:

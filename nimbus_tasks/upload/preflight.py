@@ -61,12 +61,18 @@ def upload_cost(pages: int, size: int, *, taken_over: int = 0, queue: str = "key
         return Cost(0, 0, 0, 4, 0)
     chunks = max(ceil(pages / CHUNK_PAGES), ceil(size / CHUNK_BYTES))
     bodies = max(chunks, ceil(size * _BYTES_AS_SENT / MAX_BODY_BYTES))
-    # One document is written anew with each chunk, instead of an item a page.
-    queue_writes = chunks if queue == "document" else pages
+    # One document is written anew with each chunk, and messages are no writes to KV, instead of an
+    # item a page.
+    queue_writes = {"document": chunks, "cloudflare-queues": 0}.get(queue, pages)
     return Cost(
         pages=pages,
         bytes=size,
         writes=2 * pages + queue_writes + taken_over + 2,
-        requests=6 + bodies + 3 * chunks + ceil(taken_over / 100) + ceil(pages / 1000),
+        requests=6
+        + bodies
+        + 3 * chunks
+        + ceil(taken_over / 100)
+        + ceil(pages / 1000)
+        + (ceil(pages / 100) if queue == "cloudflare-queues" else 0),
         work_writes=_WRITES_A_PAGE_WORKED * pages,
     )

@@ -258,13 +258,13 @@ def _chunks(
 def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, str]:
     path = folder / checked_map.file
     text, digest, _ = read_map_text(path, folder)
-    if digest == checked_map.sha256:
+    if digest == checked_map.digest:
         return checked_map, text
     found = read_map(path, folder, project_id)
     if isinstance(found, Listing) or found.page_id != checked_map.page_id:
         raise RefusedMapError("it names another page now")
     text, digest, _ = read_map_text(path, folder)
-    if digest != found.sha256:
+    if digest != found.digest:
         raise RefusedMapError("somebody is still writing it")
     return found, text
 

@@ -6,9 +6,10 @@ page is processed in ``attempts``, what is seen meanwhile in ``display``. Here i
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from nimbus_tasks.command import (
     command,
     exit_with_outcome,
     project_root,
+    section_settings,
     setting,
 )
 from nimbus_tasks.core import batches
@@ -30,6 +32,7 @@ from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
 from nimbus_tasks.processors.command import CommandProcessor
+from nimbus_tasks.processors.llm_settings import LlmSettings
 from nimbus_tasks.ui.console import Console, stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.next_steps import show_next
@@ -42,6 +45,7 @@ from nimbus_tasks.worker.options import (
     Options,
     Worked,
 )
+from nimbus_tasks.worker.rehearsal import Rehearsal, rehearsal_lines, rehearse
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
 
 @command(
     help={
-        "processor": "'audit' (the default), or a Python function: package.module:function",
+        "processor": "'audit' (the default), 'llm', or a Python function: package.module:function",
         "command": "a program instead: page as JSON on its stdin, result as JSON on its stdout",
         "concurrency": f"pages at a time (default: {DEFAULT_CONCURRENCY})",
         "batch": "only pages of this batch: an id, an end of one, or 'latest' (default: all)",
@@ -74,6 +78,7 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
         "timeout": "seconds that a page may take (default: no limit)",
         "lease": "seconds after which a silent worker's pages go back"
         f" (default: {DEFAULT_LEASE_SECONDS:g})",
+        "dry-run": "show what 'llm' would ask about one page; nothing is claimed, written or sent",
         "forever": "do not end when the queue is empty",
         "exit-status": EXIT_STATUS_HELP,
         "json": JSON_HELP,
@@ -88,10 +93,11 @@ def worker(
     max_attempts: str | None = None,
     timeout: str | None = None,
     lease: str | None = None,
+    dry_run: bool = False,
     forever: bool = False,
     exit_status: bool = False,
     json: bool = False,
-) -> Worked:
+) -> Worked | Rehearsal:
     """Process queued pages until none are left.
 
     Example: invoke nimbus.worker --command='node rewrite.js' --timeout=60
@@ -102,6 +108,11 @@ def worker(
     def option(name: str, given: str | None) -> Any:
         return setting(c, "worker", name, given)
 
+    if project.is_shared and batch is not None:
+        raise UsageError(
+            "a Cloudflare Queue hands out the pages of all batches: --batch cannot be kept to",
+            advice="Leave --batch out; nimbus.batch.cancel takes a batch out of the way.",
+        )
     options = Options(
         concurrency=option("concurrency", concurrency) or DEFAULT_CONCURRENCY,
         max_attempts=option("max_attempts", max_attempts) or DEFAULT_MAX_ATTEMPTS,
@@ -109,13 +120,18 @@ def worker(
         lease_seconds=option("lease", lease) or DEFAULT_LEASE_SECONDS,
         forever=forever,
     )
+    chosen = _chosen(c, processor, command)
+    if dry_run:
+        return _rehearse(c, console, project, chosen, batch)
     with (
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
         stdout_to_stderr(),
-        _chosen_processor(c, processor, command, project, options.timeout) as process,
         WorkerDisplay(console) as display,
-        project.open_store(tell=display.write) as store,
+        _opened_processor(c, chosen, project, options, display.write) as process,
+        project.open_store(tell=display.write, hold_seconds=options.hold_seconds) as store,
     ):
+        if project.is_shared:
+            options = options.shared(store.lag_seconds)
         if batch is not None:
             head = batches.find(store, project.project_id, batch)
             options = replace(options, batch_id=head.batch_id)
@@ -133,6 +149,8 @@ def worker(
     else:
         console.say(*summary_lines(worked, console.style))
         show_next(console, display.next_steps(worked))
+    if crew.unusable is not None:
+        raise crew.unusable
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
         raise InterruptedByUserError(f"stopped{back}", advice="Go on with: invoke nimbus.worker")
@@ -148,11 +166,8 @@ def _status(store: Store, project_id: str, batch_id: str) -> str:
         return batches.fold(reading, head).status(head.intent)
 
 
-@contextmanager
-def _chosen_processor(
-    c: Context, processor: str | None, command: str | None, project: Project, timeout: float | None
-) -> Iterator[Processor]:
-    """The processor; commands that still run end with the worker, whatever ends that."""
+def _chosen(c: Context, processor: str | None, command: str | None) -> tuple[str, str | None]:
+    """The processor's name, and the command that goes before it if there is one."""
     if processor is not None and command is not None:
         raise UsageError("--processor and --command exclude each other")
     # What is typed goes before what the configuration says, for both together.
@@ -161,14 +176,57 @@ def _chosen_processor(
         processor = setting(c, "worker", "processor", processor)
     if command is not None or not is_typed:
         command = setting(c, "worker", "command", command)
+    return processor or "audit", command
+
+
+@contextmanager
+def _opened_processor(
+    c: Context,
+    chosen: tuple[str, str | None],
+    project: Project,
+    options: Options,
+    tell: Callable[[str], None],
+) -> Iterator[Processor]:
+    """The processor; commands that still run end with the worker, whatever ends that."""
+    name, command = chosen
+    if command is None and name == "llm":
+        from nimbus_tasks.processors.llm import open_llm
+
+        settings = LlmSettings.read(section_settings(c, "llm"), project.root)
+        with open_llm(settings, os.environ, tell, options.concurrency) as asking:
+            yield asking
+        return
     if command is None:
-        yield load_processor(processor or "audit")
+        yield load_processor(name)
         return
     # What works on the pages of strangers has no use for the token of the store. With the embedded
     # store the variable is none of ours.
     withheld = (TOKEN_VARIABLE,) if project.store == "cloudflare" else ()
-    runs = CommandProcessor(command, project.root, timeout, withheld=withheld)
+    runs = CommandProcessor(command, project.root, options.timeout, withheld=withheld)
     try:
         yield runs
     finally:
         runs.kill_all()
+
+
+def _rehearse(
+    c: Context,
+    console: Console,
+    project: Project,
+    chosen: tuple[str, str | None],
+    batch: str | None,
+) -> Rehearsal:
+    """Show what would be asked about the next page."""
+    if chosen != ("llm", None):
+        name = chosen[0] if chosen[1] is None else "a command"
+        raise UsageError(
+            f"{name[:80]} has no prompt to show", advice="--dry-run goes with --processor=llm."
+        )
+    settings = LlmSettings.read(section_settings(c, "llm"), project.root)
+    with project.open_store(tell=console.note) as store:
+        rehearsal = rehearse(project, store, settings, batch)
+    if console.json_only:
+        console.document(rehearsal.to_json())
+    else:
+        console.say(*rehearsal_lines(rehearsal, console.style))
+    return rehearsal

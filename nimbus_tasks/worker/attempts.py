@@ -11,18 +11,21 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from nimbus_tasks.core.claims import Claim, Outcome
 from nimbus_tasks.core.clock import now_iso
-from nimbus_tasks.core.errors import ProcessorError, UsageError
+from nimbus_tasks.core.errors import ProcessorError, ProcessorUnusableError, UsageError
 from nimbus_tasks.core.logs import log_entry
-from nimbus_tasks.core.wire import UnreadableRecordError, dump_json, load_object
+from nimbus_tasks.core.records import Usage, cost_field
+from nimbus_tasks.core.wire import UnreadableRecordError, count_field, dump_json, load_object
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 from nimbus_tasks.processors import Processor
+from nimbus_tasks.processors.llm_settings import secret_keys
 
 #: A processor that reports a step a word does not fill the store with them.
 MAX_STEPS_LOGGED = 200
@@ -41,6 +44,7 @@ class Attempt:
         self._step_clock = self.clock
         self._steps_left_out = 0
         self._entries: list[dict[str, Any]] = []
+        self._usage: Usage | None = None
         self._settled = threading.Lock()
 
     def report(
@@ -62,10 +66,15 @@ class Attempt:
         return self._settled.acquire(blocking=False)
 
     def run(self, processor: Processor, max_attempts: int) -> Outcome:
-        """Process the page; whatever happens, it has an outcome."""
+        """Process the page; whatever happens, it has an outcome, unless the processor says that it
+        can do no page at all: that :class:`ProcessorUnusableError` is raised."""
         try:
             return self._succeeded(*self._process(processor))
+        except ProcessorUnusableError:
+            raise
         except ProcessorError as error:
+            with suppress(ProcessorError):  # what it says of its cost must not hide the error
+                self._usage = _usage(error.usage)
             return self.failed(_text(error, _MAX_TEXT), error.code, max_attempts)
         except BaseException as error:  # noqa: BLE001 - it may raise anything; a page must end
             name = type(error).__name__
@@ -98,6 +107,7 @@ class Attempt:
                 " 'confidence' and 'optimization'",
                 code="bad_result",
             )
+        self._usage = _usage(result.get("usage"))
         optimization = result.get("optimization")
         value = entry.value
         if optimization is not None:
@@ -133,6 +143,7 @@ class Attempt:
             completed=now_iso(),
             duration_ms=round((time.monotonic() - self.clock) * 1000),
             entries=tuple(self._entries),
+            usage=self._usage,
             **fields,
         )
 
@@ -155,6 +166,8 @@ class AttemptPool:
         self._ended: SimpleQueue[Outcome] = SimpleQueue()
         self._running: dict[str, Attempt] = {}
         self.unfinished = 0
+        #: Why no page can be processed; the claims wait to be taken back.
+        self.unusable: ProcessorUnusableError | None = None
         for _ in range(concurrency):
             self._start_thread()
 
@@ -229,7 +242,14 @@ class AttemptPool:
     def _work(self) -> None:
         while (claim := self._todo.get()) is not None:
             attempt = self._running[claim.page_id] = Attempt(claim)
-            outcome = attempt.run(self._processor, self._max_attempts)
+            try:
+                outcome = attempt.run(self._processor, self._max_attempts)
+            except ProcessorUnusableError as error:
+                if attempt.settle():
+                    self._running.pop(claim.page_id, None)
+                    self._todo.put(claim)
+                    self.unusable = self.unusable or error
+                return
             if not attempt.settle():
                 return  # overdue: another thread has taken this one's place
             self._running.pop(claim.page_id, None)
@@ -255,6 +275,20 @@ def _confidence(value: object) -> float | None:
             f"'confidence' is {_text(value, 40)!r}, not a number from 0 to 1", code="bad_result"
         )
     return round(float(str(value)), 4)
+
+
+def _usage(value: object) -> Usage | None:
+    if value is None:
+        return None
+    given = value if isinstance(value, Mapping) else {}
+    tokens_in, tokens_out = (count_field(given.get(name)) for name in ("tokens_in", "tokens_out"))
+    cost = given.get("cost")
+    if tokens_in is None or tokens_out is None or cost_field(cost) != cost:
+        raise ProcessorError(
+            f"'usage' is {_text(value, 80)!r}, not 'tokens_in', 'tokens_out' and 'cost'",
+            code="bad_result",
+        )
+    return Usage(tokens_in, tokens_out, cost)
 
 
 def _with_optimization(text: str, page: Mapping[str, Any], optimization: object) -> str:
@@ -286,8 +320,11 @@ def _text(value: object, limit: int) -> str:
 
 
 def _masked(text: str) -> str:
-    """What a processor says goes into the log, the report and the store: not with our token."""
-    return without_secret(text, os.environ.get(TOKEN_VARIABLE))
+    """What a processor says goes into the log, the report and the store: not with our token, nor
+    with the key of a model."""
+    for secret in (os.environ.get(TOKEN_VARIABLE), *secret_keys(os.environ)):
+        text = without_secret(text, secret)
+    return text
 
 
 def _where(error: BaseException) -> str:

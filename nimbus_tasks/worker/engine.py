@@ -25,9 +25,14 @@ from nimbus_tasks.core.claims import (
     take_up_lapsed,
 )
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import NotFoundError, StoreError, StoreUnreachableError
+from nimbus_tasks.core.errors import (
+    NotFoundError,
+    ProcessorUnusableError,
+    StoreError,
+    StoreUnreachableError,
+)
 from nimbus_tasks.core.lifecycle import is_finished
-from nimbus_tasks.core.queue import find_unqueued, item_batch, put_in_queue, queue_items
+from nimbus_tasks.core.queue import find_unqueued, item_batch, put_back, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
@@ -38,9 +43,6 @@ from nimbus_tasks.worker.options import Options, Watcher, Worked
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
-#: Pages a second and a thread that are expected as long as none has ended, of a store that takes
-#: one write a second.
-FIRST_AHEAD = 4
 MEASURE_SECONDS = 0.25
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
@@ -102,6 +104,11 @@ class Worker:
         self._stops += 1
 
     @property
+    def unusable(self) -> ProcessorUnusableError | None:
+        """Why the processor could do no page, if that is what ended the work."""
+        return self._pool.unusable
+
+    @property
     def was_stopped(self) -> bool:
         """Whether somebody asked it to stop."""
         return self._stops > 0
@@ -146,6 +153,9 @@ class Worker:
 
     def _turn(self) -> bool:
         """Whatever is due now; ``False`` when nothing is left to do."""
+        if self._pool.unusable is not None:
+            self._stops = max(1, self._stops)
+            self._to_release += self._pool.take_back_waiting()
         if self._stops != self._stops_told:
             self._stops_told = self._stops
             self._to_release += self._pool.take_back_waiting()
@@ -194,7 +204,7 @@ class Worker:
             return concurrency
         # More than is done until the store can be asked again: the rate is of a time when threads
         # may have had to wait, and at the beginning nothing is known of it.
-        rate = self._rate or (FIRST_AHEAD * concurrency if interval else 0.0)
+        rate = self._rate or (self._options.first_ahead * concurrency if interval else 0.0)
         ahead = rate * max(AHEAD_SECONDS, 3 * interval)
         most = MAX_AHEAD_CHARACTERS / self._page_characters
         return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
@@ -224,7 +234,7 @@ class Worker:
                         self._project_id,
                         room,
                         self._options.lease_seconds,
-                        now,
+                        utc_now(),
                         self._options.batch_id,
                         has_suspect=any(is_suspect(h.claim.status) for h in held),
                     )
@@ -328,7 +338,9 @@ class Worker:
 
     def _count_queued(self) -> int:
         items, batch_id = queue_items(self._store, self._project_id), self._options.batch_id
-        return sum(1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id)
+        return (self._store.hidden_items() or 0) + sum(
+            1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id
+        )
 
     def _is_idle(self) -> bool:
         at_work = self._pool.unfinished or self._ended or self._to_release
@@ -371,7 +383,7 @@ class Worker:
             return False
         with self._store.transaction() as tx:
             lost = find_unqueued(tx, self._project_id, utc_now(), batch_id)
-            put_in_queue(tx, self._project_id, lost)
+            put_back(tx, self._project_id, lost)
         return bool(lost)
 
     def _end_batches(self) -> None:

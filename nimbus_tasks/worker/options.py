@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from nimbus_tasks.core.claims import Outcome
@@ -10,6 +10,13 @@ from nimbus_tasks.core.claims import Outcome
 DEFAULT_CONCURRENCY = 4
 DEFAULT_MAX_ATTEMPTS = 1
 DEFAULT_LEASE_SECONDS = 60.0
+#: Pages a second and a thread that are expected as long as none has ended, of a store that takes
+#: one write a second.
+FIRST_AHEAD = 4.0
+#: How long a message is held whose page has no time limit; after that its lease guards it.
+HOLD_SECONDS = 600.0
+#: The longest that a Cloudflare Queue allows.
+LONGEST_HOLD_SECONDS = 12 * 3600.0
 
 
 class Watcher(Protocol):
@@ -30,7 +37,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How a worker works. ``timeout`` and ``lease_seconds`` are seconds."""
+    """How a worker works. ``timeout`` and ``lease_seconds`` are seconds; ``first_ahead`` is how
+    many pages a second and a thread are expected before one has ended."""
 
     concurrency: int = DEFAULT_CONCURRENCY
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -38,6 +46,19 @@ class Options:
     lease_seconds: float = DEFAULT_LEASE_SECONDS
     batch_id: str | None = None
     forever: bool = False
+    first_ahead: float = FIRST_AHEAD
+
+    @property
+    def hold_seconds(self) -> float:
+        """For how long others are not to be given what this worker has taken: as long as a page may
+        take, twice, since it may have to wait for the one before."""
+        longest = HOLD_SECONDS if self.timeout is None else 2 * self.timeout
+        return min(longest + self.lease_seconds, LONGEST_HOLD_SECONDS)
+
+    def shared(self, lag_seconds: float) -> Options:
+        """The same for a worker that is one of several: others see of its leases what was written
+        ``lag_seconds`` ago, and are to be left what it has not begun."""
+        return replace(self, lease_seconds=self.lease_seconds + lag_seconds, first_ahead=0.0)
 
 
 @dataclass

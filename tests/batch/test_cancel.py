@@ -36,6 +36,24 @@ def test_a_page_that_says_it_is_uploaded_is_cancelled_like_one_that_is_queued(
     assert (view.status, view.tally.counts["cancelled"]) == ("cancelled", 10)
 
 
+def test_a_page_that_has_ended_though_the_listing_does_not_know_keeps_its_result(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    key = status_key(project.project_id, page_id_for(project.project_id, "dist/page-001.html"))
+    before = store.head(key)
+    work(project, store)
+    done = store.get(key)
+    assert before is not None
+    assert done is not None
+    store.put(key, done.value, before.metadata)
+    cancelled = cancel_batch(project, store, "latest")
+    assert cancelled.cancelled == 0
+    after = store.get(key)
+    assert after is not None
+    assert after.value == done.value
+
+
 def test_what_a_cancel_counts_is_what_the_batch_has_afterwards(
     project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

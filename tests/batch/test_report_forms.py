@@ -73,20 +73,38 @@ def test_all_forms_are_of_one_reading_of_the_store(
         assert row == {n: "" if page.get(n) is None else str(page[n]) for n in FIELDS}
 
 
+@pytest.mark.parametrize("synced", [0, 1, 2])
 def test_where_one_form_cannot_be_written_none_is_changed(
-    project: Project, store: Store, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, monkeypatch: pytest.MonkeyPatch, synced: int
 ) -> None:
     put_ended_batch(project, store, 3)
     before = write_report(project, store, formats=FORMATS).paths
     texts = {path: path.read_bytes() for path in before.values()}
 
-    def full(fd: int) -> None:
-        raise OSError(28, "No space left on device")
+    done: list[int] = []
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left"):
-        write_report(project, store, formats=FORMATS)
+    def full(fd: int) -> None:
+        if len(done) == synced:
+            raise OSError(28, "No space left on device")
+        done.append(fd)
+
+    put_ended_batch(project, store, 4)  # it would say something else
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left") as failed:
+            write_report(project, store, formats=FORMATS)
+    assert "Free some space" in (failed.value.advice or "")
     assert {path: path.read_bytes() for path in project.reports.iterdir()} == texts
+
+
+def test_a_folder_in_the_place_of_one_form_is_found_before_any_is_written(
+    project: Project, store: Store
+) -> None:
+    put_ended_batch(project, store, 3)
+    (project.reports / f"{BATCH_ID}_report.json").mkdir(parents=True)
+    with pytest.raises(StoreError, match="directory"):
+        write_report(project, store, formats=FORMATS)
+    assert [path.name for path in project.reports.iterdir()] == [f"{BATCH_ID}_report.json"]
 
 
 def test_csv_is_what_rfc_4180_says(project: Project, store: Store) -> None:

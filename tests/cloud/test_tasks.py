@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -52,6 +53,11 @@ def test_init_writes_a_worker_of_the_project(tmp_path: Path, processor: str) -> 
     assert f"/{processor}.js" in (tmp_path / "cloud" / "processor.js").read_text()
     assert "@" not in (tmp_path / "cloud" / "wrangler.jsonc").read_text()
     assert not list(tmp_path.glob(".cloud*"))
+
+
+def test_what_it_says_to_type_next_can_be_typed(tmp_path: Path) -> None:
+    out, _ = run(tmp_path, "nimbus.cloud.init", f"--folder={tmp_path}/my worker")
+    assert "nimbus.cloud.dev --folder='my worker'" in out
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:
@@ -248,6 +254,18 @@ def test_a_refusal_is_one_line(
     assert ran.returncode == code
     assert words in ran.stderr.splitlines()[-1]
     assert "Traceback" not in ran.stderr
+
+
+def test_what_wrangler_says_of_a_secret_is_said_to_nobody(account: Account) -> None:
+    token, secret = "tok+en/0123456789abcdef", "hush-hush-hush-hush"
+    said = f"✘ [ERROR] Bearer {token[:20]}…, {quote(token, safe='')} or {secret} is refused"
+    others = {name: says for name, says in account.says.items() if name != "secret"}
+    says = {"WRANGLER_SAYS": json.dumps({"secret": (1, said), **others})}
+    secrets = {"CLOUDFLARE_API_TOKEN": token, "PROCESSOR_SECRET": secret}
+    environment = account.environment | says | secrets
+    ran = invoke(account.root, "nimbus.cloud.deploy", timeout=60, **environment)
+    assert ran.returncode == 5
+    assert "Bearer ***…, *** or *** is refused" in ran.stderr
 
 
 def test_what_cannot_work_on_cloudflare_is_refused_before(account: Account) -> None:

@@ -40,6 +40,7 @@ def test_a_batch_where_nothing_has_happened_has_no_figures_and_no_fault() -> Non
         "elapsed_seconds": None,
         "attempts": 0,
         "errors": {},
+        "usage": None,
     }
 
 
@@ -73,6 +74,7 @@ def test_every_figure_of_a_finished_batch() -> None:
         "elapsed_seconds": 12.0,
         "attempts": 6,
         "errors": {"timeout": 1},
+        "usage": None,
     }
 
 
@@ -112,3 +114,19 @@ def test_a_seeds_page_without_a_start_is_done_and_has_no_throughput() -> None:
 
     assert (measured["success_rate"], measured["total_changes"]) == (100.0, 4)
     assert (measured["pages_per_minute"], measured["elapsed_seconds"]) == (None, None)
+
+
+def test_tokens_and_cost_are_summed_over_pages_that_count_them_failed_ones_too() -> None:
+    spent = {"tokens_in": 1000, "tokens_out": 100}
+    pages = [
+        done("00:00.000", "00:02.000", **spent, cost=0.25),
+        {"status": "failed", "completed": at("00:03.000"), **spent, "cost": 0.5},
+        done("00:00.000", "00:02.000"),
+    ]
+    assert figures(3, *pages)["usage"] == {
+        "pages": 2,
+        "tokens_in": 2000,
+        "tokens_out": 200,
+        "cost": 0.75,
+    }
+    assert figures(1, {"status": "done", **spent})["usage"]["cost"] is None

@@ -16,7 +16,7 @@ from nimbus_tasks.core.errors import StoreError, UsageError
 from nimbus_tasks.core.keys import is_id
 from nimbus_tasks.core.project import (
     Project,
-    atomic_file,
+    atomic_files,
     config_path,
     create_project,
     load_project,
@@ -307,7 +307,7 @@ def test_until_all_is_written_a_reader_sees_the_old_file(tmp_path: Path) -> None
     path = tmp_path / "report.json"
     path.write_text("old")
 
-    with atomic_file(path) as file:
+    with atomic_files([path]) as (file,):
         file.write("new")
         file.flush()
         assert path.read_text() == "old"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
 from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
+from nimbus_tasks.core.small_forms import small_form
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, Store
 
@@ -68,6 +69,7 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
     "superseded_by": maybe(st.just("batch_20240903_090000_2")),
     "extra": UNKNOWN_FIELDS,
 }
+SPENT = {"tokens_in": maybe(COUNTS), "tokens_out": maybe(COUNTS), "cost": maybe(SHARES)}
 OF_STATE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "uploaded": {},
     "queued": {"priority": st.integers(1, 10), "queued_at": TIMES},
@@ -84,6 +86,7 @@ OF_STATE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "duration_ms": maybe(COUNTS),
         "changes": COUNTS,
         "confidence": maybe(SHARES),
+        **SPENT,
     },
     "failed": {
         "started": maybe(TIMES),
@@ -91,6 +94,7 @@ OF_STATE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "duration_ms": maybe(COUNTS),
         "error": TEXTS,
         "code": maybe(CODES),
+        **SPENT,
     },
     "cancelled": {},
 }
@@ -454,6 +458,8 @@ def test_the_small_form_fits_where_all_is_as_long_as_it_may_be(state: str) -> No
         "done": {"started": NOW, "completed": NOW, "duration_ms": most, "changes": most},
         "failed": {"completed": NOW, "duration_ms": most, "error": "e" * 2000, "code": "c" * 80},
     }
+    for state_with_usage in ("done", "failed"):
+        fields[state_with_usage] |= {"tokens_in": most, "tokens_out": most, "cost": 100 / 3}
     status = PageStatus(
         state,
         "b" * 128,
@@ -590,3 +596,23 @@ def test_a_queued_page_that_names_no_priority_has_that_of_a_new_page() -> None:
     assert a_status(queued_at=NOW).queue_key("proj", "page_1") == (
         "queue:proj:05:20261124120000000000:page_1"
     )
+
+
+@pytest.mark.parametrize(("state", "part"), [("done", "result"), ("failed", "error")])
+def test_what_others_write_of_usage_is_carried_along(state: str, part: str) -> None:
+    usage = {"tokens_in": 7, "tokens_out": 2, "cost": 0.5, "cached": 3}
+    value = {**a_status(state).to_value(), part: {"usage": usage, "code": "c"}}
+    status = PageStatus.from_value(value)
+    assert (status.tokens_in, status.tokens_out, status.cost) == (7, 2, 0.5)
+    assert status.to_value()[part]["usage"] == usage
+    assert small_form(status.to_metadata()) == status.to_metadata()
+    for foreign in ("much", [1], {"tokens_in": -1, "cost": "dear"}, 0):
+        value = {**a_status(state).to_value(), part: {"usage": foreign}}
+        status = PageStatus.from_value(value)
+        assert (status.tokens_in, status.cost) == (None, None)
+        assert "tokens_in" not in status.to_metadata()
+
+
+def test_a_retry_forgets_what_the_attempt_before_took() -> None:
+    status = a_status("failed", tokens_in=7, tokens_out=2, cost=0.5).as_queued(8, NOW)
+    assert (status.tokens_in, status.tokens_out, status.cost) == (None, None, None)

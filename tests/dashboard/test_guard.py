@@ -194,11 +194,23 @@ def test_where_the_port_is_taken_the_token_is_not_used_again(project: Project) -
     assert its.token != address.token
 
 
+def test_an_address_that_others_can_read_is_not_used_again(project: Project) -> None:
+    listening, address = serving.open_port(project, None)
+    listening.close()
+    (project.folder / "dashboard.json").chmod(0o640)
+    other, its = serving.open_port(project, None)
+    other.close()
+    assert its.token != address.token
+    assert stat.S_IMODE((project.folder / "dashboard.json").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
     "kept", ["", "[]", "{}", '{"port": "x", "token": 1}', '{"port": 99999, "token": "short"}']
 )
 def test_a_spoiled_address_is_made_anew(project: Project, kept: str) -> None:
-    (project.folder / "dashboard.json").write_text(kept)
+    path = project.folder / "dashboard.json"
+    path.touch(mode=0o600)
+    path.write_text(kept)
     listening, address = serving.open_port(project, None)
     listening.close()
     assert len(address.token) == 43

@@ -146,7 +146,6 @@ def test_a_fault_keeps_what_was_known_with_its_age_and_goes_when_it_can_be_read(
             assert second.fault is not None
             assert first.fault is not None
             assert (second.fault.message, second.fault.advice) == ("it is away", "Wait.")
-            assert second.fault.since == first.fault.since
             look.error = None
             version = second.version
             while (state := (await states(watch, 1, version))[0]).fault is not None:

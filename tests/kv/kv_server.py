@@ -78,7 +78,7 @@ def faults_in_turn(*faults: str | Answer | None) -> Faults:
     return lambda call: faults[call.number] if call.number < len(faults) else None
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, no error
+class Refusal(Exception):  # noqa: N818 - an answer, no error
     # An answer, and no error of the server.
     def __init__(self, status: int, code: int, message: str) -> None:
         self.status, self.code, self.message = status, code, message
@@ -146,6 +146,10 @@ class KVServer:
             self.seen.append(headers)
             self.body_sizes.append(size)
         return call
+
+    def elsewhere(self, method: str, path: str, body: bytes) -> tuple[Any, Any]:
+        """Result and result_info of a request for another service of the account."""
+        raise Refusal(404, 7003, "Could not route to that path")
 
     def write(self, changes: Iterable[tuple[str, Value | None]]) -> None:
         """Set keys, or delete those that are given ``None``."""
@@ -246,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(call, _failing(fault))
         try:
             answer = _success(*self._answer(body, fault))
-        except _Refusal as refusal:
+        except Refusal as refusal:
             answer = _refusal(refusal)
         if fault == "reset_after":
             return self._reset()
@@ -279,33 +283,35 @@ class _Handler(BaseHTTPRequestHandler):
         kv = self.server.kv
         url = urlsplit(self.path)
         if kv.token is not None and self.headers.get("Authorization") != f"Bearer {kv.token}":
-            raise _Refusal(401, 10000, "Authentication error")
+            raise Refusal(401, 10000, "Authentication error")
         base = f"/client/v4/accounts/{kv.account}/storage/kv/namespaces/"
         if not url.path.startswith(base):
-            raise _Refusal(404, 7003, "Could not route to that path")
+            return *kv.elsewhere(self.command, url.path, body), 200
         namespace, _, rest = url.path[len(base) :].partition("/")
         if namespace != kv.namespace:
-            raise _Refusal(404, 10013, "namespace not found")
+            raise Refusal(404, 10013, "namespace not found")
         if fault == "413":
             return None, None, 413
         route = (self.command, rest.partition("/")[0] if rest.startswith("values/") else rest)
         if route == ("GET", "keys"):
             return *_listing(kv, parse_qs(url.query), fault), 200
         if route == ("POST", "bulk/get"):
-            return {"values": _bulk_get(kv, _parsed(body))}, None, 200
+            return {"values": _bulk_get(kv, parsed_body(body))}, None, 200
         if route == ("PUT", "bulk"):
-            return _bulk(kv, [_checked_pair(pair) for pair in _parsed(body, most=10_000)], fault)
+            return _bulk(
+                kv, [_checked_pair(pair) for pair in parsed_body(body, most=10_000)], fault
+            )
         if route == ("POST", "bulk/delete"):
-            return _bulk(kv, [(key, None) for key in _parsed(body, most=10_000)], fault)
+            return _bulk(kv, [(key, None) for key in parsed_body(body, most=10_000)], fault)
         if route[1] == "values":
             return _single(kv, self.command, unquote(rest.partition("/")[2]), body), None, 200
-        raise _Refusal(404, 7003, "Could not route to that path")
+        raise Refusal(404, 7003, "Could not route to that path")
 
 
 def _listing(kv: KVServer, query: dict[str, list[str]], fault: str | None) -> tuple[Any, Any]:
     limit = int(query.get("limit", ["1000"])[0])
     if not 10 <= limit <= 1000:
-        raise _Refusal(400, 10001, "limit: expected a number from 10 to 1000")
+        raise Refusal(400, 10001, "limit: expected a number from 10 to 1000")
     # A cursor holds its place and a serial number, so that none is like the one before.
     place = base64.urlsafe_b64decode(query.get("cursor", [""])[0]).decode()
     serial, _, after = place.partition(" ")
@@ -322,7 +328,7 @@ def _listing(kv: KVServer, query: dict[str, list[str]], fault: str | None) -> tu
 def _bulk_get(kv: KVServer, request: Any) -> dict[str, Any]:
     keys = request.get("keys") if isinstance(request, dict) else None
     if not isinstance(keys, list) or not 1 <= len(keys) <= 100:
-        raise _Refusal(400, 10001, "keys: expected 1 to 100 of them")
+        raise Refusal(400, 10001, "keys: expected 1 to 100 of them")
     with kv.lock:
         found = {key: kv.read(key) for key in keys}
     if not (kv.with_metadata and request.get("withMetadata")):
@@ -337,7 +343,7 @@ def _bulk(
 ) -> tuple[Any, Any, int]:
     failed: list[tuple[str, Value | None]] = []
     if len({key for key, _ in changes}) < len(changes):
-        raise _Refusal(400, 10001, "a key is there twice")
+        raise Refusal(400, 10001, "a key is there twice")
     # A single pair is never "one of those that were too many".
     if fault == "partial" or (fault == "413_partial" and len(changes) > 1):
         failed, changes = changes[::2], changes[1::2]
@@ -350,28 +356,28 @@ def _single(kv: KVServer, method: str, key: str, body: bytes) -> Any:
     if method == "GET":
         value = kv.read(key)
         if value is None:
-            raise _Refusal(404, 10009, "key not found")
+            raise Refusal(404, 10009, "key not found")
         return value[0]
     kv.write([(key, None if method == "DELETE" else (body.decode(), None))])
     return None
 
 
-def _parsed(body: bytes, most: int | None = None) -> Any:
+def parsed_body(body: bytes, most: int | None = None) -> Any:
     try:
         parsed = json.loads(body)
     except ValueError:
-        raise _Refusal(400, 10001, "the body is no JSON") from None
+        raise Refusal(400, 10001, "the body is no JSON") from None
     if most is not None and not (isinstance(parsed, list) and 1 <= len(parsed) <= most):
-        raise _Refusal(400, 10001, f"expected 1 to {most} items")
+        raise Refusal(400, 10001, f"expected 1 to {most} items")
     return parsed
 
 
 def _checked_pair(pair: dict[str, Any]) -> tuple[str, Value]:
     key, value, metadata = pair["key"], pair["value"], pair.get("metadata")
     if not 0 < len(key.encode()) <= 512 or key in (".", "..") or not isinstance(value, str):
-        raise _Refusal(400, 10001, f"not a pair: {key[:40]}")
+        raise Refusal(400, 10001, f"not a pair: {key[:40]}")
     if metadata is not None and len(json.dumps(metadata, separators=(",", ":"))) > 1024:
-        raise _Refusal(400, 10001, "metadata: larger than 1024 bytes")
+        raise Refusal(400, 10001, "metadata: larger than 1024 bytes")
     return key, (value, metadata)
 
 
@@ -386,7 +392,7 @@ def _success(result: Any, info: Any, status: int) -> Answer:
     return Answer(status, _envelope(status == 200, [], result, info))
 
 
-def _refusal(refusal: _Refusal) -> Answer:
+def _refusal(refusal: Refusal) -> Answer:
     error = {"code": refusal.code, "message": refusal.message}
     return Answer(refusal.status, _envelope(False, [error], None, None))
 
@@ -394,6 +400,6 @@ def _refusal(refusal: _Refusal) -> Answer:
 def _failing(fault: str) -> Answer:
     status, _, wait = fault.partition(":")
     if status == "429":
-        answer = _refusal(_Refusal(429, 971, "Please wait and consider throttling your requests"))
+        answer = _refusal(Refusal(429, 971, "Please wait and consider throttling your requests"))
         return answer._replace(headers=(("Retry-After", wait),)) if wait else answer
     return Answer(int(status), b"<html><h1>Error</h1></html>", "text/html")

@@ -119,7 +119,7 @@ def test_in_no_help(root: Path) -> None:
 
 
 def test_on_no_terminal(root: Path) -> None:
-    for command in ("upload worker", "batch.monitor+--once batch.report"):
+    for command in ("upload worker", "batch.monitor+--once batch.report", "guide cloud.init"):
         main, side = pty.openpty()
         process = subprocess.Popen(
             invoke_command(root, *tasks(command)),
@@ -287,6 +287,6 @@ def test_every_form_of_it_is_masked(before: str) -> None:
 
 @pytest.mark.parametrize("secret", ["*", "***", "a", "", None])
 def test_a_short_secret_is_masked_only_where_it_is_whole(secret: str | None) -> None:
-    assert without_secret("it is", secret) == "it is" if secret != "a" else True
+    assert without_secret("it is", secret) == "it is"
     if secret:
         assert without_secret(f"<{secret}>", secret) == "<***>"

@@ -75,6 +75,11 @@ def test_an_earlier_optimization_is_replaced() -> None:
         {"confidence": float("nan")},
         {"confidence": True},
         {"confidence": "high"},
+        {"usage": "much"},
+        {"usage": {}},
+        {"usage": {"tokens_in": 1, "tokens_out": -1}},
+        {"usage": {"tokens_in": 1, "tokens_out": 1, "cost": -0.5}},
+        {"usage": {"tokens_in": 1, "tokens_out": 1, "cost": float("nan")}},
         {"optimization": {1, 2}},
         {"optimization": float("inf")},
         {"optimization": "\ud800"},
@@ -247,3 +252,11 @@ def test_threads_that_cannot_be_started_are_the_fault_of_an_option(
 @pytest.mark.parametrize("name", ["changes", "confidence"])
 def test_a_number_of_thousands_of_digits_is_no_result(name: str) -> None:
     assert run({name: 10**5000}).code == "bad_result"
+
+
+def test_usage_comes_with_the_outcome_of_a_failure_too() -> None:
+    spent = {"tokens_in": 5, "tokens_out": 2, "cost": None}
+    assert run({"usage": spent}).usage == (5, 2, None)
+    assert run(error=ProcessorError("no", code="bad_answer", usage=spent)).usage == (5, 2, None)
+    wrong = run(error=ProcessorError("no", code="bad_answer", usage={"tokens_in": "many"}))
+    assert (wrong.code, wrong.usage) == ("bad_answer", None)

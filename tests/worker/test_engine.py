@@ -17,7 +17,7 @@ from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import claim_pages, finish_pages
 from nimbus_tasks.core.clock import iso_after, utc_now
-from nimbus_tasks.core.errors import StoreUnreachableError
+from nimbus_tasks.core.errors import ProcessorUnusableError, StoreUnreachableError
 from nimbus_tasks.core.keys import logs_prefix, page_id_for, queue_prefix, status_key
 from nimbus_tasks.core.logs import read_logs
 from nimbus_tasks.core.pages import PageInfo
@@ -410,3 +410,28 @@ def test_pages_whose_records_have_not_all_arrived_are_waited_for(
     worker = Worker(store, project.project_id, no_changes, Options(), watcher)
     assert worker.run().done == 10
     assert "not all to be seen yet" in watcher.reasons[0]
+
+
+def test_a_processor_that_can_do_no_page_gives_its_pages_back(
+    project: Project, store: Store, maps: Path
+) -> None:
+    """What is in flight then keeps its result; the rest is queued as if it had not been begun."""
+    upload(project, store, maps)
+    first, ended = threading.Event(), threading.Event()
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        if page["source_path"] == "dist/page-000.html":
+            first.set()
+            assert ended.wait(20)
+            return {"changes": 1}
+        assert first.wait(20)
+        if page["source_path"] == "dist/page-003.html":
+            ended.set()
+        raise ProcessorUnusableError("the key is refused")
+
+    crew = Worker(store, project.project_id, process, Options(concurrency=4), Quiet())
+    worked = crew.run()
+    assert str(crew.unusable) == "the key is refused"
+    assert (worked.done, worked.failed, worked.released) == (1, 0, 3)
+    assert counts(project, store) == {"queued": 9, "done": 1}
+    assert view_batch(project, store).tally.attempts == 1

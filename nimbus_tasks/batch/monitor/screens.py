@@ -13,6 +13,7 @@ from nimbus_tasks.batch.monitor.watch import Sight
 from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.batch_view import batch_lines, failure_line
 from nimbus_tasks.ui.console import Console, can_redraw
@@ -192,7 +193,7 @@ class _Lines(Screen):
         self._last = seen
         named, more = self._failures.of(view)
         for page in named:
-            error = clean(page.status.get("error") or page.status.get("code") or "unknown")
+            error = clean(page.status.get("error") or page.status.get("code") or UNKNOWN_CODE)
             self._say(f"failed: {clean(page.name)}: {error}")
         if more:
             self._say(f"failed: and {more:,} more")

@@ -8,7 +8,6 @@ pages needs little memory and a reader never meets half a report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -30,13 +29,13 @@ from nimbus_tasks.command import (
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
-from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.core.errors import cannot_write
 from nimbus_tasks.core.metrics import batch_metrics
-from nimbus_tasks.core.project import Project, atomic_file, load_project
+from nimbus_tasks.core.project import Project, atomic_files, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, failure_lines, heading
 from nimbus_tasks.ui.console import Console, stdout_to_stderr
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import path_here
 
 _FAILURES_SHOWN = 20
 #: What a report says of the worker's settings; a command's text may have a secret in it.
@@ -85,19 +84,16 @@ def write_report(
         view = batches.look_at(keeping(batches.pages_of(reading, head), pages), head, now)
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
-            with ExitStack() as files:
+            with atomic_files(paths.values()) as files:
                 made = _Making(project, view, to_iso(now), options or {})
-                forms = [
-                    made.form(name, files.enter_context(atomic_file(path)))
-                    for name, path in paths.items()
-                ]
+                forms = [made.form(name, file) for name, file in zip(paths, files, strict=True)]
                 for row in report_rows(reading, head, pages):
                     for form in forms:
                         form.add(row)
                 for form in forms:
                     form.finish()
         except OSError as error:
-            raise StoreError(f"cannot write to {project.reports}: {error.strerror}") from error
+            raise cannot_write(f"to {project.reports}", error) from error
     return Report(paths, view)
 
 
@@ -177,14 +173,8 @@ def _lines(written: Report, console: Console) -> list[str]:
         *metric_lines(batch_metrics(view.tally)),
         *failure_lines(view.failures, view.tally.states["failed"], style, columns, _FAILURES_SHOWN),
         "",
-        *(f"{style.sign('ok')} Report: {clean(_shown(path))}" for path in written.paths.values()),
+        *(f"{style.sign('ok')} Report: {path_here(path)}" for path in written.paths.values()),
     ]
-
-
-def _shown(path: Path) -> str:
-    """The path as seen from where the person is, if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _open(path: Path, console: Console) -> None:
@@ -193,4 +183,4 @@ def _open(path: Path, console: Console) -> None:
     with stdout_to_stderr():  # a browser may have something to say
         is_open = webbrowser.open(path.resolve().as_uri())
     if not is_open:
-        console.note(f"There is no browser to open it with: {clean(_shown(path))}")
+        console.note(f"There is no browser to open it with: {path_here(path)}")

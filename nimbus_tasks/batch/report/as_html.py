@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from typing import Any, TextIO
 
+from nimbus_tasks.batch.metrics import usage_figures
 from nimbus_tasks.batch.report import charts
 from nimbus_tasks.batch.report.digest import FAILED_KEPT, FIRST_KEPT, Digest
 from nimbus_tasks.batch.report.packed import CODE_SHOWN, ERROR_SHOWN, page_name, shown
@@ -66,7 +67,8 @@ class HtmlReport:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        style, script = _part("report.css"), _part("report.js")
+        colours = (resources.files("nimbus_tasks.ui") / "colours.css").read_text(encoding="utf-8")
+        style, script = colours + _part("report.css"), _part("report.js")
         self._file.writelines(
             engine.get_template("report.html.jinja").generate(
                 style=style,
@@ -175,6 +177,7 @@ def _metrics(view: BatchView) -> list[tuple[str, str]]:
         ("pages a minute", "–" if speed is None else f"{speed:,.0f}"),
         ("elapsed", duration(figures.elapsed_seconds)),
         ("attempts", f"{figures.attempts:,}"),
+        *usage_figures(figures),
     ]
 
 

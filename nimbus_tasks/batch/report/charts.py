@@ -40,7 +40,7 @@ def throughput(done_at: Sequence[float], failed_at: Sequence[float], start: floa
     in seconds since 1970; at least one page has ended."""
     moments = [*done_at, *failed_at]
     first, last = min(moments), max(moments)
-    # A start long before the first ending, or after it, is of another clock or another attempt.
+    # A start after the first ending is of another clock or another attempt.
     begin = start if start is not None and start <= first else first
     step = time_step((last - begin) / _BARS) or 1.0
     count = max(_LEAST_BARS, floor((last - begin) / step) + 1)

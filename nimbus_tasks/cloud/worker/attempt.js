@@ -22,7 +22,7 @@ import { PageError } from "./page_error.js";
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
 const MAX_BYTES = 25 * 1024 * 1024;
-const MAX_DEPTH = 200; // Python reads a thousand or so
+const MAX_DEPTH = 200; // the tasks read no record that is nested more deeply (core/wire.py)
 
 export class Attempt {
   /** @param {import("./records.js").Job} job */

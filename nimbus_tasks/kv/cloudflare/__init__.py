@@ -13,6 +13,7 @@ from nimbus_tasks.kv.store import Store
 
 if TYPE_CHECKING:
     from nimbus_tasks.kv.cloudflare.client import KVClient
+    from nimbus_tasks.kv.cloudflare.queues import QueueClient
 
 OFFICIAL_API = "https://api.cloudflare.com/client/v4/accounts"
 TOKEN_VARIABLE, ACCOUNT_VARIABLE = "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID"
@@ -25,10 +26,13 @@ def open_cloudflare(
     environment: Mapping[str, str],
     folder: Path,
     on_wait: Callable[[str], None],
+    *,
+    shared: bool = False,
 ) -> Store:
     """The store that a configuration's ``cloudflare`` part names; nothing is sent yet.
 
-    ``folder`` is where the journal of recent writes lies. Raises :class:`UsageError` as
+    ``folder`` is where the journal of recent writes lies; ``shared`` says that other machines write
+    the same records. Raises :class:`UsageError` as
     :func:`open_client` does.
     """
     from nimbus_tasks.kv.cloudflare.journal import Journal
@@ -39,7 +43,7 @@ def open_cloudflare(
     where = f"{api_prefix(config, environment)} {checked_namespace(config)}"
     name = hashlib.sha256(where.encode()).hexdigest()[:12]
     journal = Journal(folder / f"recent-{name}.sqlite3")
-    return CloudflareStore(client, journal, paced=not client.is_local)
+    return CloudflareStore(client, journal, paced=not client.is_local, shared=shared)
 
 
 def open_client(
@@ -53,17 +57,40 @@ def open_client(
     Raises :class:`UsageError` where something is missing or is no id.
     """
     from nimbus_tasks.kv.cloudflare.client import KVClient
-    from nimbus_tasks.kv.cloudflare.transport import checked_address
+    from nimbus_tasks.kv.cloudflare.faults import KV
 
     namespace = checked_namespace(config)
     prefix = api_prefix(config, environment)
+    token = _token_for(prefix, environment, KV.permission)
+    return KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
+
+
+def open_queue(
+    config: Mapping[str, Any],
+    environment: Mapping[str, str],
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> QueueClient:
+    """A client of the queue that a configuration names. Raises :class:`UsageError` as
+    :func:`open_client` does."""
+    from nimbus_tasks.kv.cloudflare.faults import QUEUES
+    from nimbus_tasks.kv.cloudflare.queues import QueueClient
+
+    queue_id = checked_queue(config)
+    prefix = api_prefix(config, environment)
+    token = _token_for(prefix, environment, QUEUES.permission)
+    return QueueClient(prefix=prefix, queue_id=queue_id, token=token, on_wait=on_wait)
+
+
+def _token_for(prefix: str, environment: Mapping[str, str], permission: str) -> str | None:
+    from nimbus_tasks.kv.cloudflare.transport import checked_address
+
     token = environment.get(TOKEN_VARIABLE) or None
     if token is None and not checked_address(prefix).is_loopback:
         raise UsageError(
             "there is no API token for Cloudflare",
-            advice=f"Set {TOKEN_VARIABLE} to one with the permission Workers KV Storage: Edit.",
+            advice=f"Set {TOKEN_VARIABLE} to one with the permission {permission}.",
         )
-    return KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
+    return token
 
 
 def check_config(config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -83,6 +110,17 @@ def checked_namespace(config: Mapping[str, Any]) -> str:
             advice="Give nimbus.init --namespace-id=ID, as 'wrangler kv namespace list' shows it.",
         )
     return namespace
+
+
+def checked_queue(config: Mapping[str, Any]) -> str:
+    """The id of the queue. Raises :class:`UsageError`."""
+    queue_id = config.get("queue_id")
+    if not isinstance(queue_id, str) or not _ID.fullmatch(queue_id):
+        raise UsageError(
+            f"'cloudflare.queue_id' is missing from {_CONFIG}, or is no id",
+            advice="Give nimbus.init --queue-id=ID, as 'wrangler queues list' shows it.",
+        )
+    return queue_id
 
 
 def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str:

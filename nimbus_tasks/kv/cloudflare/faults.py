@@ -21,7 +21,6 @@ PASSING_STATUSES = frozenset({408, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 LONGEST_WAIT_SECONDS = 330.0
 _SHOWN_CHARACTERS = 80
 _READ_BYTES = 2000
-_PERMISSION = "Workers KV Storage: Edit"
 #: Malformed, unknown or expired. 10000 with a 403 also means a token that may not do it.
 _TOKEN_CODES = {1000, 6003, 6111, 9103, 9106, 9109}
 _NO_NAMESPACE = 10013
@@ -37,6 +36,31 @@ class Kind(Enum):
     THROTTLED = "retried for as long as the five-minute block may last"
     FAILING = "retried for a while, twice at the least: somebody is there"
     UNREACHABLE = "retried for a while"
+
+
+class Service(NamedTuple):
+    """What of Cloudflare is asked: how its part is called, and what a person can check.
+
+    ``whose`` is said of a form of answers.
+    """
+
+    whose: str
+    part: str
+    permission: str
+    setting: str
+    listing: str
+
+
+KV = Service(
+    "Workers KV's",
+    "KV namespace",
+    "Workers KV Storage: Edit",
+    "cloudflare.namespace_id",
+    "wrangler kv namespace list",
+)
+QUEUES = Service(
+    "a queue's", "queue", "Queues: Edit", "cloudflare.queue_id", "wrangler queues list"
+)
 
 
 class Answer(NamedTuple):
@@ -66,9 +90,10 @@ class Fault:
 class Faults:
     """Reads answers and exceptions. ``secret`` is taken out of every text that is passed on."""
 
-    def __init__(self, server: str, secret: str | None) -> None:
+    def __init__(self, server: str, secret: str | None, service: Service = KV) -> None:
         self._server = server
         self._secret = secret
+        self._service = service
 
     def of_exception(self, error: Exception) -> Fault:
         """No answer at all. Only the kind of the fault is told: its text could hold anything."""
@@ -116,7 +141,7 @@ class Faults:
                 f"Check cloudflare.api_base in {_CONFIG}, and for a proxy or a login page on the"
                 " way. The token was not sent on.",
             )
-        asked = _retry_after(response)
+        asked = retry_after(response)
         if status == 429:
             return self._throttled(response, asked)
         if status in PASSING_STATUSES:
@@ -140,7 +165,7 @@ class Faults:
         """A sound envelope with something else in it than the API's documentation says."""
         return Fault(
             Kind.PERMANENT,
-            f"{self._server} answers {what} in a form that is not Workers KV's",
+            f"{self._server} answers {what} in a form that is not {self._service.whose}",
             f"Check cloudflare.api_base in {_CONFIG}.",
         )
 
@@ -186,7 +211,7 @@ class Faults:
             return Fault(
                 Kind.PERMANENT,
                 f"the API token is not allowed to do this ({told})",
-                f"It needs the permission {_PERMISSION} for this account. Check"
+                f"It needs the permission {self._service.permission} for this account. Check"
                 " CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID.",
             )
         if status == 401 or (status in (400, 403) and is_about_token):
@@ -194,27 +219,28 @@ class Faults:
                 return Fault(
                     Kind.PERMANENT,
                     f"{self._server} wants an API token ({told})",
-                    f"Set CLOUDFLARE_API_TOKEN to one with the permission {_PERMISSION}.",
+                    "Set CLOUDFLARE_API_TOKEN to one with the permission"
+                    f" {self._service.permission}.",
                 )
             return Fault(
                 Kind.PERMANENT,
                 f"{self._server} does not accept the API token ({told})",
                 "Check CLOUDFLARE_API_TOKEN. A new one, with the permission"
-                f" {_PERMISSION}, is made at https://dash.cloudflare.com/profile/api-tokens",
+                f" {self._service.permission}, is made at https://dash.cloudflare.com/profile/api-tokens",
             )
         if _NO_NAMESPACE in codes:
             return Fault(
                 Kind.PERMANENT,
-                f"the account has no such KV namespace ({told})",
-                f"Check cloudflare.namespace_id in {_CONFIG}; wrangler kv namespace list names"
+                f"the account has no such {self._service.part} ({told})",
+                f"Check {self._service.setting} in {_CONFIG}; {self._service.listing} names"
                 " those there are.",
             )
         if status == 404 or codes & _NO_ROUTE_CODES:
             return Fault(
                 Kind.PERMANENT,
-                f"no such account or KV namespace ({told})",
+                f"no such account or {self._service.part} ({told})",
                 "Check CLOUDFLARE_ACCOUNT_ID, or cloudflare.account_id, and"
-                f" cloudflare.namespace_id in {_CONFIG}.",
+                f" {self._service.setting} in {_CONFIG}.",
             )
         return Fault(
             Kind.PERMANENT,
@@ -274,8 +300,9 @@ def _document(response: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _retry_after(response: requests.Response) -> float | None:
-    """The header's seconds, in either of its forms; ``None`` where it makes no sense."""
+def retry_after(response: requests.Response, *, most: float = LONGEST_WAIT_SECONDS) -> float | None:
+    """The header's seconds, in either of its forms and ``most`` at most; ``None`` where it makes no
+    sense."""
     header = response.headers.get("Retry-After")
     if header is None:
         return None
@@ -283,7 +310,7 @@ def _retry_after(response: requests.Response) -> float | None:
         asked = urllib3.Retry().parse_retry_after(header)
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
-    return min(max(asked, 0.0), LONGEST_WAIT_SECONDS)
+    return min(max(asked, 0.0), most)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

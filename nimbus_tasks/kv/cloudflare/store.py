@@ -38,8 +38,6 @@ FRESH_SECONDS = 5.0
 ABSENT_SECONDS = 60.0
 #: Requests a second that leave an account something for others: 1,200 in five minutes is all.
 REQUESTS_A_SECOND = 3.0
-#: Clocks of machines may differ by so much.
-_CLOCK_SKEW_SECONDS = 300.0
 #: Values of records that name their last change in themselves are small.
 _SMALL_VALUE = 16_384
 #: Listings of at most so many keys are kept for the rest of a transaction.
@@ -58,8 +56,10 @@ class _Pending(NamedTuple):
 class CloudflareStore(Store):
     """A store on one KV namespace.
 
-    ``paced``: it shares an account's budget of requests. ``lasting`` are prefixes of records that
-    stay once they are there: what has been seen of them is not forgotten because a place lacks it.
+    ``paced``: it shares an account's budget of requests. ``shared``: what this directory has just
+    written somebody else may have written over, and is asked for again. ``lasting`` are prefixes of
+    records that stay once they are there: what has been seen of them is not forgotten because a
+    place lacks it.
     """
 
     lag_seconds = 60.0
@@ -70,6 +70,7 @@ class CloudflareStore(Store):
         journal: Journal,
         *,
         paced: bool = True,
+        shared: bool = False,
         lasting: tuple[str, ...] = ("status:", "batch:"),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
@@ -77,6 +78,7 @@ class CloudflareStore(Store):
         self._client = client
         self._journal = journal
         self._paced = paced
+        self._shared = shared
         self._lasting = lasting
         self._sleep = sleep
         self._clock = clock
@@ -97,7 +99,7 @@ class CloudflareStore(Store):
         found = {k: p.entry for k in wanted if (p := pending.get(k)) is not None}
         asked = [key for key in wanted if key not in found]
         ours = self._journal.get_many(asked)
-        if ours and self._journal.sending_since() is None:
+        if ours and not self._shared and self._journal.sending_since() is None:
             for key, kept in ours.items():
                 if self._is_fresh(kept.written.at) and (kept.written.is_deletion or kept.entry):
                     found[key] = kept.entry
@@ -171,7 +173,7 @@ class CloudflareStore(Store):
             return
         gone = 0 if limit is None else sum(w.is_deletion for w in self._journal.scan(prefix))
         pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
-        soon = _moment(self._clock() + _CLOCK_SKEW_SECONDS)
+        soon = self._soon()
         listed: Iterator[KeyInfo] = (self._latest(info, soon) for page in pages for info in page)
         if limit is None and prefix.startswith(self._lasting):
             listed = self._with_seen(listed, prefix)
@@ -188,15 +190,13 @@ class CloudflareStore(Store):
             self._cache[prefix] = kept
 
     def _latest(self, info: KeyInfo, soon: str) -> KeyInfo:
-        """The listed key, or what this process has seen of it already if that is newer.
-
-        A revision later than ``soon`` is nobody's: were it remembered, nothing would ever be newer.
-        """
+        """The listed key, or what this process has seen of it already if that is newer; of the
+        future, later than ``soon``, neither counts."""
         revision = revision_of(info.metadata)
         if not revision or revision > soon:
             return info
         known, text, _ = self._seen.get(info.key, ("", "", 0.0))
-        if self._believed(known) > revision:
+        if revision < known <= soon:
             return KeyInfo(info.key, json.loads(text))
         if known != revision:
             text = json.dumps(info.metadata, separators=(",", ":"))
@@ -257,17 +257,17 @@ class CloudflareStore(Store):
         it is the value that we found there. Of a listing, or where we had not looked, ours counts
         as long as reads lag.
         """
-        revision = "" if read is None else self._believed(_revision_of(read))
-        if read is None or revision:
+        revision = "" if read is None else _revision_of(read)
+        if read is None or "" < revision <= self._soon():
             return revision > ours.revision
         if read.value and ours.replaced is not None:
             return digest_of(read.value) != ours.replaced
         return not 0 <= self._clock() - ours.at <= self.lag_seconds
 
-    def _believed(self, revision: str) -> str:
-        """The revision; none where it is of the future. That is of before a clock was set back, and
-        what is written by the clock as it is now would never be taken for newer."""
-        return "" if revision > _moment(self._clock() + self.lag_seconds) else revision
+    def _soon(self) -> str:
+        """The last revision that is believed. One of the future is of before a clock was set back,
+        or rubbish, and what is written by the clock as it is now would never be newer."""
+        return _moment(self._clock() + self.lag_seconds)
 
     def _is_there(self, read: Entry | None, ours: Written) -> bool:
         """Whether a read is our write, or newer."""

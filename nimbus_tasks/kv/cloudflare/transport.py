@@ -24,7 +24,15 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from nimbus_tasks.core.errors import StoreError, UsageError
-from nimbus_tasks.kv.cloudflare.faults import LONGEST_WAIT_SECONDS, Answer, Fault, Faults, Kind
+from nimbus_tasks.kv.cloudflare.faults import (
+    KV,
+    LONGEST_WAIT_SECONDS,
+    Answer,
+    Fault,
+    Faults,
+    Kind,
+    Service,
+)
 
 OFFICIAL_HOST = "api.cloudflare.com"
 #: Requests at once: enough to hide the round trips, few enough to keep memory at a few chunks.
@@ -221,6 +229,7 @@ class Transport:
         patience: float,
         sleep: Sleep | None,
         clock: Clock,
+        service: Service = KV,
     ) -> None:
         address = checked_address(prefix)
         _check_token(token)
@@ -234,16 +243,9 @@ class Transport:
         # The default sleep ends when the client is closed: Ctrl-C does not wait for five minutes.
         self.pacer = Pacer(on_wait, sleep or self._closed.wait, clock)
         self._server = "Cloudflare" if address.host == OFFICIAL_HOST else address.host
-        self.faults = Faults(self._server, token)
-        self._session = requests.Session()
-        self._session.auth = _Bearer(token)
-        # Proxies of the environment are used, but not in plain HTTP: they would read the token.
+        self.faults = Faults(self._server, token, service)
         self.is_local = address.is_loopback
-        self._session.trust_env = address.is_encrypted
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Adapter(pool_maxsize=IN_FLIGHT + 2, max_retries=0))
+        self._session = quiet_session(address, token, IN_FLIGHT + 2)
 
     def request(
         self,
@@ -310,10 +312,25 @@ class Transport:
         return self.faults.of_response(response)
 
 
+def quiet_session(address: Address, token: str | None, connections: int) -> requests.Session:
+    """A pooled session that sends ``token`` as bearer, keeps no cookies, retries nothing by itself,
+    and shows the token to no proxy in plain HTTP and to no debug switch."""
+    session = requests.Session()
+    session.auth = _Bearer(token)
+    # Proxies of the environment are used, but not in plain HTTP: they would read the token.
+    session.trust_env = address.is_encrypted
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(pool_maxsize=connections, max_retries=0))
+    return session
+
+
 class Address(NamedTuple):
-    """Host and port of an API, and how it is reached."""
+    """Host and port of an API, the host's name alone, and how it is reached."""
 
     host: str
+    name: str
     is_encrypted: bool
     is_loopback: bool
 
@@ -322,6 +339,19 @@ def checked_address(prefix: str) -> Address:
     """Where an API lies. Raises :class:`UsageError` for what is no address, or for plain HTTP to
     another machine: the token goes over TLS or stays here."""
     advice = "Check cloudflare.api_base in .nimbus/project-config.json."
+    address = read_address(prefix)
+    if address is None:
+        raise UsageError("cloudflare.api_base is no http or https address of an API", advice=advice)
+    if not address.is_encrypted and not address.is_loopback:
+        raise UsageError(
+            f"the token is sent over https or to this machine only: {address.name} is neither",
+            advice=advice,
+        )
+    return address
+
+
+def read_address(prefix: str) -> Address | None:
+    """Where an API lies; ``None`` for what is no address of one."""
     # What the connection is made with reads the address, so that both mean the same host.
     try:
         parts = urllib3.util.parse_url(prefix)
@@ -329,17 +359,13 @@ def checked_address(prefix: str) -> Address:
         parts = urllib3.util.Url()
     is_plain = re.fullmatch(r"[!-~]+", prefix) and not re.search(r"[\\@?#<>\"]", prefix)
     if not is_plain or parts.scheme not in ("http", "https") or not parts.host:
-        raise UsageError("cloudflare.api_base is no http or https address of an API", advice=advice)
+        return None
     try:
         is_loopback = ip_address(parts.host.strip("[]")).is_loopback
     except ValueError:
         is_loopback = parts.host == "localhost"
-    if parts.scheme == "http" and not is_loopback:
-        raise UsageError(
-            f"the token is sent over https or to this machine only: {parts.host} is neither",
-            advice=advice,
-        )
-    return Address(parts.netloc or parts.host, parts.scheme == "https", is_loopback)
+    host = parts.netloc or parts.host
+    return Address(host, parts.host, parts.scheme == "https", is_loopback)
 
 
 def _check_token(token: str | None) -> None:

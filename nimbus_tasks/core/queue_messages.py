@@ -1,0 +1,311 @@
+"""``"queue": "cloudflare-queues"``: the queue as messages, so that several machines share the work.
+
+Inside, the queue is an item a key; this store in front of the real one publishes the items that are
+written, once everything else of the transaction is, and shows as items the messages in our hands.
+It pulls them when a worker asks for the first items of the queue; nobody else is given them for
+``hold_seconds``.
+
+What becomes of a message its page's status says, as it is written here: the message is held while
+that is ``processing``, is acknowledged when an outcome is written, and is given back when the page
+goes back to its old place in the queue. So a worker that dies acknowledges nothing, and what it had
+comes again. A message too many does no harm: the status says whether its page is still to be worked
+on. That a message is missing is found by the status of its page, as for every other queue. One that
+comes again while its page is at work is acknowledged: the lease in the status guards the page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nimbus_tasks.core.clock import iso_after
+from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
+from nimbus_tasks.core.keys import is_id, last_part, queue_key, queue_prefix, status_prefix
+from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
+from nimbus_tasks.core.wire import count_field, dump_json, load_object, time_field
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
+
+if TYPE_CHECKING:
+    from nimbus_tasks.kv.cloudflare.queues import Message, QueueClient
+
+#: What is no message of this project is given back for so long: it comes to its own reader, or to
+#: the dead letter queue, by the queue's own rule.
+FOREIGN_DELAY_SECONDS = 30
+#: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
+#: wait, whatever number it tells.
+QUIET_SECONDS = 60.0
+_MOST_AT_ONCE = 100
+
+
+class _Held(NamedTuple):
+    """What is in our hands of an item: the leases of its messages, of which there may be several;
+    ``until`` is when others may have it, by our clock."""
+
+    entry: Entry
+    leases: tuple[str, ...]
+    until: float
+
+
+class MessageQueueStore(Store):
+    """``inner`` with the queue of one project in messages. Used as any other store.
+
+    ``hold_seconds`` makes it that of a worker: only then messages are pulled. ``clock`` is for
+    tests.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        queue: QueueClient,
+        project_id: str,
+        *,
+        hold_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._queue = queue
+        self._project_id = project_id
+        self._prefix = queue_prefix(project_id)
+        self._hold_seconds = hold_seconds
+        self._clock = clock
+        #: Messages that nobody has claimed, by the key of their item; those of pages at work, by
+        #: page id; and what is still to be told to the queue.
+        self._waiting: dict[str, _Held] = {}
+        self._at_work: dict[str, _Held] = {}
+        self._unpublished: dict[str, dict[str, Any]] = {}
+        self._acknowledged: list[str] = []
+        self._given_back: dict[str, float] = {}
+        # What a transaction has done so far.
+        self._is_open = False
+        self._claimed: dict[str, _Held] = {}
+        self._written: dict[str, str] = {}
+        self._items: dict[str, Entry] = {}
+        self._next_pull = 1
+        self._backlog: int | None = None
+        self._quiet_since: float | None = None
+
+    @property
+    def lag_seconds(self) -> float:  # type: ignore[override]  # the real store's
+        return self._inner.lag_seconds
+
+    @property
+    def write_interval(self) -> float:
+        return self._inner.write_interval
+
+    @property
+    def read_pause(self) -> float:
+        return self._inner.read_pause
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        wanted = list(keys)
+        found = self._inner.get_many(key for key in wanted if not self._is_item(key))
+        return found | {key: self._waiting[key].entry for key in wanted if key in self._waiting}
+
+    def put_many(self, entries: Iterable[Entry]) -> None:
+        with self.transaction():
+            self._inner.put_many(self._others(entries))
+
+    def _others(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """All but the queue's items, which are kept for the end of the transaction."""
+        statuses = status_prefix(self._project_id)
+        for entry in entries:
+            if self._is_item(entry.key):
+                self._reach()
+                if entry.key not in self._waiting:
+                    self._items[entry.key] = entry
+                continue
+            if entry.key.startswith(statuses):
+                self._written[last_part(entry.key)] = str((entry.metadata or {}).get("status"))
+            yield entry
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        doomed = set(keys)
+        items = set(filter(self._is_item, doomed))
+        with self.transaction():
+            self._inner.delete_many(doomed - items)
+            for key in items & self._waiting.keys():
+                self._claimed[key] = self._waiting.pop(key)
+
+    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
+        if not self._is_item(prefix):
+            yield from self._inner.scan(prefix, limit=limit)
+            return
+        if limit is not None:
+            self._pull(limit)
+        listed = sorted(self._waiting)
+        yield from (_info(self._waiting[key].entry) for key in islice(listed, limit))
+
+    def head(self, key: str) -> KeyInfo | None:
+        if not self._is_item(key):
+            return self._inner.head(key)
+        return _info(self._waiting[key].entry) if key in self._waiting else None
+
+    def prefetch(self, prefix: str) -> None:
+        self._inner.prefetch(prefix)
+
+    def hidden_items(self) -> int:
+        return max(0, self._reach() - len(self._waiting) - len(self._at_work))
+
+    def may_hide(self, count: int) -> bool:
+        """A worker knows more than a number: where the queue has given nothing for twice the lag,
+        others have seen the pages that they were given before, and we have seen their claims."""
+        if self._hold_seconds is not None:
+            if self._quiet_since is None:
+                return True
+            quiet = self._clock() - self._quiet_since
+            if quiet <= 2 * self.lag_seconds or quiet > 2 * self.lag_seconds + QUIET_SECONDS:
+                return quiet <= 2 * self.lag_seconds
+        return count <= self.hidden_items()
+
+    @contextmanager
+    def transaction(self) -> Iterator[KeyValues]:
+        if self._is_open:
+            yield self
+            return
+        self._is_open = True
+        self._claimed, self._written, self._items, self._next_pull = {}, {}, {}, 1
+        try:
+            with self._inner.transaction():
+                yield self
+        except BaseException:
+            self._waiting |= self._claimed  # not claimed, or whoever did gives its page back
+            raise
+        finally:
+            self._is_open = False
+        self._account()
+        self._tell()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[KeyValues]:
+        with self._inner.snapshot():
+            yield self
+
+    def faults(self) -> list[str]:
+        return self._inner.faults()
+
+    def close(self) -> None:
+        """Messages that were pulled and not claimed are given back at once."""
+        for held in self._waiting.values():
+            self._given_back |= dict.fromkeys(held.leases, 0)
+        with suppress(NimbusError):  # then they come back by themselves
+            self._settle()
+        self._queue.close()
+        self._inner.close()
+
+    def _reach(self) -> int:
+        """About how many messages there are; where nobody knows yet, the queue is asked. So one
+        that is not there, or refuses, is found before a page is written that it is to hold."""
+        if self._backlog is None:
+            self._backlog = self._queue.backlog()
+        return self._backlog
+
+    def _is_item(self, key: str) -> bool:
+        return key.startswith(self._prefix)
+
+    def _pull(self, limit: int) -> None:
+        """Have ``limit`` messages in hand that nobody has claimed, as far as there are so many.
+
+        Of a transaction that finds nothing but messages that are over, each pull asks for more. One
+        whose messages cannot be claimed yet asks for no others, which would be kept from workers
+        that can.
+        """
+        now = self._clock()
+        self._waiting = {key: held for key, held in self._waiting.items() if held.until > now}
+        missing = limit - len(self._waiting)
+        if self._hold_seconds is None or not self._is_open or missing <= 0 or not self._next_pull:
+            return
+        if self._waiting and self._next_pull > 1:
+            return
+        count = min(missing * self._next_pull, _MOST_AT_ONCE)
+        pulled = self._queue.pull(count, self._hold_seconds)
+        self._next_pull = 0 if len(pulled.messages) < count else self._next_pull * 4
+        self._backlog = pulled.backlog
+        ours = [self._take(message, now + self._hold_seconds) for message in pulled.messages]
+        if any(ours):
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = now
+
+    def _take(self, message: Message, until: float) -> bool:
+        """Keep a message as the item that it is; ``False`` if it is none of ours."""
+        entry = self._item(message.body)
+        if entry is None:
+            self._given_back[message.lease_id] = FOREIGN_DELAY_SECONDS
+            return False
+        known = self._waiting.get(entry.key)
+        leases = (*(known.leases if known else ()), message.lease_id)
+        self._waiting[entry.key] = _Held(entry, leases, until)
+        return True
+
+    def _item(self, body: object) -> Entry | None:
+        """The item that a message stands for; ``None`` if it is none of this project."""
+        if not isinstance(body, dict) or body.get("project_id") != self._project_id:
+            return None
+        page_id, batch_id = body.get("page_id"), body.get("batch_id")
+        priority, queued_at = (
+            priority_field(body.get("priority")),
+            time_field(body.get("queued_at")),
+        )
+        if not (is_id(page_id) and is_id(batch_id) and priority and queued_at):
+            return None
+        if queued_at > iso_after(CLOCK_SKEW_SECONDS):
+            return None  # its page would be waited for until then
+        attempt = count_field(body.get("attempt")) or 1
+        item = {
+            "page_id": page_id,
+            "batch_id": batch_id,
+            "priority": priority,
+            "queued_at": queued_at,
+            "attempts": attempt - 1,
+        }
+        key = queue_key(self._project_id, str(page_id), priority, queued_at)
+        return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": batch_id})
+
+    def _body(self, entry: Entry) -> dict[str, Any]:
+        """The message of an item."""
+        item = load_object(entry)
+        attempt = item.pop("attempts", 0) + 1
+        return {"project_id": self._project_id, **item, "attempt": attempt}
+
+    def _account(self) -> None:
+        """What the transaction has written decides what becomes of the messages in hand."""
+        for page_id, state in self._written.items():
+            if state == "processing" or page_id not in self._at_work:
+                continue
+            held = self._at_work.pop(page_id)
+            if self._items.pop(held.entry.key, None) is not None:
+                self._given_back |= dict.fromkeys(held.leases, 0)
+            else:
+                self._acknowledged += held.leases
+        begun: dict[str, _Held] = {}
+        for key, held in self._claimed.items():
+            page_id = last_part(key)
+            if self._written.get(page_id) != "processing":
+                self._acknowledged += held.leases
+                continue
+            # A page may have had messages of several places.
+            others = begun[page_id].leases if page_id in begun else ()
+            begun[page_id] = held._replace(leases=(*held.leases, *others))
+        self._at_work |= begun
+        self._unpublished |= {key: self._body(entry) for key, entry in self._items.items()}
+
+    def _tell(self) -> None:
+        """Tell the queue. What it has not been told for an outage is told with the next change."""
+        if self._unpublished:
+            self._queue.publish(self._unpublished.values())
+            self._backlog = self._reach() + len(self._unpublished)
+            self._unpublished, self._quiet_since = {}, None
+        with suppress(StoreUnreachableError):
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._acknowledged or self._given_back:
+            self._queue.settle(self._acknowledged, self._given_back)
+            self._acknowledged, self._given_back = [], {}
+
+
+def _info(entry: Entry) -> KeyInfo:
+    return KeyInfo(entry.key, entry.metadata)

@@ -1,0 +1,95 @@
+"""What the ``llm`` processor is told: which model, where, how to write, what tokens cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.records import Usage
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+#: Where the key may be, the first that is set counts; one that is set and empty means "no key".
+KEY_VARIABLES = ("NIMBUS_LLM_API_KEY", "OPENAI_API_KEY")
+#: Of the house style; it goes with every page, and is paid for as often.
+MAX_INSTRUCTIONS = 20_000
+_SHORTEST_KEY = 12
+_PER_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class LlmSettings:
+    """``timeout`` in seconds for one answer, ``max_tokens`` of an answer, prices for a million
+    tokens in whatever money they are; ``None`` for prices that are not known."""
+
+    model: str
+    base_url: str = DEFAULT_BASE_URL
+    timeout: float = 60.0
+    max_tokens: int = 1000
+    temperature: float | None = None
+    instructions: str = ""
+    language: str | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], root: Path) -> LlmSettings:
+        """The settings as ``nimbus.llm`` has them, each checked for its type; ``root`` is where a
+        file of instructions is looked for. Raises :class:`UsageError`."""
+        if not given.get("model"):
+            raise UsageError(
+                "the llm processor needs to know which model to ask",
+                advice="Set nimbus.llm.model in invoke.yaml, or INVOKE_NIMBUS_LLM_MODEL.",
+            )
+        options = dict(given)
+        if "instructions" in options:
+            options["instructions"] = _instructions(options["instructions"], root)
+        if "base_url" in options:
+            options["base_url"] = options["base_url"].rstrip("/")
+        return cls(**options)
+
+    def usage(self, tokens_in: int, tokens_out: int) -> Usage:
+        """So many tokens, with what they cost."""
+        if self.price_in is None and self.price_out is None:
+            return Usage(tokens_in, tokens_out)
+        cost = tokens_in * (self.price_in or 0) + tokens_out * (self.price_out or 0)
+        return Usage(tokens_in, tokens_out, round(cost / _PER_MILLION, 8))
+
+
+def key_in(environment: Mapping[str, str]) -> str | None:
+    """The key of the endpoint, from the environment alone; ``None`` for a server without one."""
+    for name in KEY_VARIABLES:
+        if name in environment:
+            return environment[name] or None
+    return None
+
+
+def secret_keys(environment: Mapping[str, str]) -> list[str]:
+    """The keys that no text may have in it; a word that a server without keys is given is none."""
+    keys = (environment.get(name, "") for name in KEY_VARIABLES)
+    return [key for key in keys if len(key) >= _SHORTEST_KEY]
+
+
+def _instructions(value: str, root: Path) -> str:
+    """The house style itself, or the file that holds it."""
+    is_line = "\n" not in value and len(value) < 400
+    path = root / value.strip()
+    text = value
+    if is_line and path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read nimbus.llm.instructions {path}: {error}") from error
+    elif is_line and " " not in value.strip() and path.suffix in (".md", ".txt"):
+        raise UsageError(
+            f"nimbus.llm.instructions names {value.strip()}, and there is no such file",
+            advice=f"It is looked for in {root}.",
+        )
+    if len(text) > MAX_INSTRUCTIONS:
+        raise UsageError(
+            f"nimbus.llm.instructions has {len(text):,} characters, more than {MAX_INSTRUCTIONS:,}",
+            advice="They are sent, and paid for, with every page: keep to what matters.",
+        )
+    return text.strip()

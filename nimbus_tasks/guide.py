@@ -7,16 +7,16 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from nimbus_tasks.command import command, project_root
+from nimbus_tasks.command import command, project_root, setting
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.advice import NextStep, next_steps_of
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NimbusError
-from nimbus_tasks.core.project import config_path, load_project
+from nimbus_tasks.core.project import DEFAULT_FOLDER, config_path, load_project
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import ago
 from nimbus_tasks.ui.next_steps import next_lines
-from nimbus_tasks.ui.text import clean, wrap
+from nimbus_tasks.ui.text import clean, clip, wrap
 
 #: The tasks by purpose; ``invoke --list`` has them all with a line each.
 _PURPOSES = (
@@ -37,10 +37,12 @@ class Standing:
     steps: list[NextStep]
 
 
-def standing(root: Path) -> Standing:
-    """Where the project in ``root`` stands; what is wrong with it is said, and raises nothing."""
+def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
+    """Where the project in ``root`` stands, whose maps are in ``folder`` if nobody says otherwise;
+    what is wrong with it is said, and raises nothing."""
     upload = NextStep(
-        "Send the content maps in .nimbus/maps, or in --folder", "invoke nimbus.upload"
+        f"Send the content maps in {clip(clean(folder), 60, keep_end=True)}, or in --folder",
+        "invoke nimbus.upload",
     )
     try:
         if not config_path(root).exists():
@@ -77,7 +79,7 @@ def guide(c: Context) -> Standing:
     """
     console = Console()
     style, columns = console.style, console.columns
-    found = standing(project_root(c))
+    found = standing(project_root(c), _folder(c))
     console.say(
         style.bold("Batches of page work: upload, work, watch, retry, report."),
         "",
@@ -93,3 +95,11 @@ def guide(c: Context) -> Standing:
     how = "Options and an example: invoke --help nimbus.upload. All tasks: invoke --list."
     console.say("", *(style.dim(f"   {line}") for line in wrap(how, columns, indent=3)))
     return found
+
+
+def _folder(c: Context) -> str:
+    """Where an upload looks for maps; a setting that is no text is for the upload to refuse."""
+    try:
+        return setting(c, "upload", "folder", None) or DEFAULT_FOLDER
+    except NimbusError:
+        return DEFAULT_FOLDER

@@ -26,6 +26,18 @@ def test_where_there_is_no_project_or_no_batch_it_begins_with_an_upload(
         assert commands(project.root) == ["invoke nimbus.upload"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [("nimbus: {upload: {folder: content/maps}}", "content/maps"), ("nimbus: 5", ".nimbus/maps")],
+)
+def test_it_names_the_folder_that_an_upload_would_send(
+    project: Project, settings: str, folder: str
+) -> None:
+    (project.root / "invoke.yaml").write_text(settings)
+    shown = invoke(project.root, "nimbus").stdout
+    assert f"Send the content maps in {folder}, or in --folder" in shown
+
+
 def test_it_goes_on_with_the_latest_batch(project: Project, store: Store, maps: Path) -> None:
     batch_id = upload(project, store, maps).batch_id
     assert commands(project.root) == [f"invoke nimbus.worker --batch={batch_id}"]
@@ -70,6 +82,8 @@ def test_each_task_has_a_line_for_the_list_and_an_example_for_its_help() -> None
         lines = (nimbus[name].__doc__ or "").strip().splitlines()
         assert len(lines[0]) <= 60, name
         assert any("Example: invoke nimbus" in line for line in lines), name
+        # Invoke shows them as they are, two columns in.
+        assert all(len(line.strip()) <= 78 for line in lines), name
 
 
 def test_the_guide_names_every_task() -> None:

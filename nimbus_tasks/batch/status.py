@@ -49,8 +49,9 @@ def status(
 ) -> BatchView | list[BatchRow]:
     """Show where a batch stands.
 
-    States, progress, rate, time left, pages in flight and failures; many failures in groups of one
-    kind, and what to do next. Without --batch, all batches in a table.
+    States, progress, rate, time left, pages in flight and failures; many
+    failures in groups of one kind, and what to do next. Without --batch, all
+    batches in a table.
 
     Example: invoke nimbus.batch.status --batch=latest
     """

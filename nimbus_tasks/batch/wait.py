@@ -92,9 +92,10 @@ def wait(
 ) -> BatchView:
     """Block until a batch has ended.
 
-    Its outcome is the exit code: 0 all pages done, 3 some failed, 7 cancelled; 6 when --timeout is
-    over. A store that cannot be reached for a while is waited for as well; one that is gone, or
-    that cannot be reached at the first look, ends it with 5.
+    Its outcome is the exit code: 0 all pages done, 3 some failed, 7 cancelled;
+    6 when --timeout is over. A store that cannot be reached for a while is
+    waited for as well; one that is gone, or that cannot be reached at the first
+    look, ends it with 5.
 
     Example: invoke nimbus.batch.wait --timeout=3600 && ./deploy
     """

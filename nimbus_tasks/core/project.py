@@ -20,6 +20,8 @@ from nimbus_tasks.core.wire import NoJsonError, strict_loads, text_field
 if TYPE_CHECKING:
     from nimbus_tasks.kv.store import Store
 
+#: The folder of content maps, in the project, where nobody says otherwise.
+DEFAULT_FOLDER = ".nimbus/maps"
 STORES = ("sqlite", "cloudflare")
 QUEUES = ("keys", "document", "cloudflare-queues")
 #: What file systems without hard links answer.

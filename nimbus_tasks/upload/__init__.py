@@ -19,6 +19,7 @@ from nimbus_tasks.command import JSON_HELP, check_int, command, project_root, se
 from nimbus_tasks.core.errors import PagesFailedError, UsageError
 from nimbus_tasks.core.keys import check_id
 from nimbus_tasks.core.project import (
+    DEFAULT_FOLDER,
     Project,
     config_path,
     create_project,
@@ -35,7 +36,6 @@ from nimbus_tasks.upload.folder import Checked, Rejected, check_folder
 from nimbus_tasks.upload.preflight import FREE_WRITES_A_DAY, Cost, upload_cost
 from nimbus_tasks.upload.sending import Uploaded, upload_maps
 
-DEFAULT_FOLDER = ".nimbus/maps"
 #: More refused files than a person reads; --json has them all.
 _REJECTED_SHOWN = 50
 

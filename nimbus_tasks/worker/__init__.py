@@ -100,7 +100,7 @@ def worker(
 ) -> Worked | Rehearsal:
     """Process queued pages until none are left.
 
-    Example: invoke nimbus.worker --command='node rewrite.js' --concurrency=8 --timeout=60
+    Example: invoke nimbus.worker --command='node rewrite.js' --timeout=60
     """
     console = Console(json_only=json)
     project = load_project(project_root(c))

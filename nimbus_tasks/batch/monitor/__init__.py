@@ -51,9 +51,10 @@ def monitor(
 ) -> BatchView | None:
     """Watch a batch live until it ends.
 
-    A block that is redrawn on a terminal; a line at each change in a log or a pipe. Failures are
-    named as they happen. Ctrl-C ends the watching, not the batch. A store that is lost is tried
-    again for as long as you let it (with --timeout: until then).
+    A block that is redrawn on a terminal; a line at each change in a log or a
+    pipe. Failures are named as they happen. Ctrl-C ends the watching, not the
+    batch. A store that is lost is tried again for as long as you let it (with
+    --timeout: until then).
 
     Example: invoke nimbus.batch.monitor --batch=latest --interval=2
     """

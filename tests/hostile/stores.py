@@ -52,7 +52,7 @@ def open_memory(cloud: Cloud, folder: Path) -> Store:
 def on(cloud: Cloud | None) -> Iterator[None]:
     """Commands find this KV in the place of Cloudflare's."""
 
-    def opened(_config: Any, _environment: Any, folder: Path, _wait: Any) -> Store:
+    def opened(_config: Any, _environment: Any, folder: Path, _wait: Any, **_: Any) -> Store:
         assert cloud
         return open_memory(cloud, folder)
 

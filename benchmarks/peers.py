@@ -44,7 +44,7 @@ def rows(maps: Path, database: Path, worker: Cost, repeats: int) -> Iterator[Row
 
 def main(maps: str, database: str, how: str) -> None:
     """Enqueue all pages and work them off, as one process."""
-    from huey import SqliteHuey  # type: ignore[import-not-found, unused-ignore]
+    from huey import SqliteHuey  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     for ending in ("", "-wal", "-shm"):
         Path(database + ending).unlink(missing_ok=True)

@@ -286,7 +286,7 @@ def _put_pages(
         raise BatchCancelledError(f"{batch_id} was cancelled while its pages were being sent")
     start = utc_now()
     statuses = read_statuses(tx, project_id, [content_map.page_id for content_map, _ in chunk])
-    contents: list[Entry] = []
+    contents: list[tuple[ContentMap, str, str]] = []
     new_statuses: list[Entry] = []
     queue: list[Entry] = []
     superseded: list[Entry] = []
@@ -299,9 +299,7 @@ def _put_pages(
             continue
         # A microsecond apart, so that the queue keeps the order of the files.
         now = to_iso(start + timedelta(microseconds=number))
-        value = page_value(content_map, text, project_id, batch_id, now)
-        meta = {"batch_id": batch_id, "uploaded": now, "sha256": content_map.sha256}
-        contents.append(Entry(page_key(project_id, page_id), value, meta))
+        contents.append((content_map, text, now))
         status = PageStatus(
             state="queued",
             batch_id=batch_id,
@@ -323,10 +321,19 @@ def _put_pages(
         queue.append(queue_entry(project_id, page_id, status))
     tx.delete_many(obsolete)
     tx.put_many(superseded)
-    tx.put_many(contents)
+    # Made one after the other: a chunk's texts are in memory once as it is.
+    tx.put_many(_page_entry(project_id, batch_id, *content) for content in contents)
     tx.put_many(new_statuses)
     tx.put_many(queue)
     return taken_from
+
+
+def _page_entry(
+    project_id: str, batch_id: str, content_map: ContentMap, text: str, now: str
+) -> Entry:
+    value = page_value(content_map, text, project_id, batch_id, now)
+    meta = {"batch_id": batch_id, "uploaded": now, "sha256": content_map.sha256}
+    return Entry(page_key(project_id, content_map.page_id), value, meta)
 
 
 def _superseded(project_id: str, page_id: str, old: PageStatus, batch_id: str) -> Entry:

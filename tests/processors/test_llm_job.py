@@ -107,13 +107,20 @@ def test_one_bad_page_of_each_kind_among_good_ones(
     assert report["metrics"]["usage"]["tokens_in"] == 12_000
 
 
-def test_a_limit_on_the_way_costs_a_wait_and_no_page(
-    project: Project, server: LlmServer, maps: Path
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (refuses(429, "slow", ("Retry-After", "1")), "is at its limit: all wait 1 s"),
+        (refuses(500), "next try in"),
+    ],
+)
+def test_a_fault_on_the_way_costs_a_wait_and_no_page(
+    project: Project, server: LlmServer, maps: Path, fault: Reply, told: str
 ) -> None:
-    server.reply = in_turn(refuses(429, "slow", ("Retry-After", "1")), refuses(500), says(GOOD))
+    server.reply = in_turn(fault, says(GOOD))
     ran = run(project, server, "nimbus.upload", *WORKER, "--concurrency=8", "--exit-status")
     assert ran.returncode == 0, ran.stderr
-    assert "is at its limit: all wait 1 s" in ran.stderr
+    assert told in ran.stderr
     assert counts(project) == {"done": 10}
 
 

@@ -21,7 +21,7 @@ def catalogue(c: Context) -> None:
 
 @task(
     help={
-        "pages": "pages of the batch (default: 1000; 100000 takes an hour and 12 GB of disk)",
+        "pages": "pages of the batch (default: 1000; 100000 takes 15 GB of disk)",
         "repeats": "measurements of which the median is taken",
         "to": "the file for the figures as JSON",
     }

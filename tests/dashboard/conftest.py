@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def batch(project: Project, store: Store, maps: Path) -> str:
     broken = failing("dist/page-001.html", "dist/page-002.html")
     refused = failing("dist/page-003.html", code="refused")
 
-    def process(page, progress):  # type: ignore[no-untyped-def]
+    def process(page: Any, progress: Any) -> Any:
         is_refused = page["source_path"].endswith("003.html")
         return (refused if is_refused else broken)(page, progress)
 

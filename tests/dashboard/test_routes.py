@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_pages_in_flight_are_told_with_step_and_progress(
     batch_id = str(upload(project, store, maps).batch_id)
     seen: list[dict[str, object]] = []
 
-    def process(page, progress):  # type: ignore[no-untyped-def]
+    def process(page: Any, progress: Any) -> Any:
         if page["source_path"] != "dist/page-000.html":
             return {"changes": 0}
         progress("ask the model", 60)
@@ -92,7 +93,7 @@ def test_text_from_outside_is_clean_and_short(
     write_map(folder, "one.json", a_map("dist/" + "x" * 400 + "<img src=x>.html"))
     batch_id = upload(project, store, folder).batch_id
 
-    def process(page, progress):  # type: ignore[no-untyped-def]
+    def process(page: Any, progress: Any) -> Any:
         progress(HOSTILE, 10)
         raise ProcessorError(HOSTILE + "y" * 5_000_000, code=HOSTILE)
 

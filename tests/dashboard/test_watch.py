@@ -279,7 +279,7 @@ def test_more_failures_than_are_shown_are_all_in_the_groups(
     write_maps(maps, 70)
     batch_id = str(upload(project, store, maps).batch_id)
 
-    def process(page, progress):  # type: ignore[no-untyped-def]
+    def process(page: Any, progress: Any) -> Any:
         raise ValueError(f"no title in {page['source_path']}")
 
     work(project, store, process)

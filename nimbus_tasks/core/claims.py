@@ -24,7 +24,7 @@ from nimbus_tasks.core.keys import (
 )
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
-from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries, status_or_none
+from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, Usage, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, text_field, time_field
@@ -248,13 +248,10 @@ def release_claims(
     return list(ours)
 
 
-def find_lapsed(
-    store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
-) -> dict[str, str]:
-    """The pages whose holder was not heard of for a whole lease, and their batches by page id; a
-    listing, no lock."""
+def find_lapsed(pages: Iterable[PageInfo], now: datetime) -> dict[str, str]:
+    """Those of the pages whose holder was not heard of for a whole lease, and their batches by page
+    id."""
     moment = to_iso(now)
-    pages = list_pages(store, project_id, batch_id)
     return {page.page_id: page.status["batch_id"] for page in pages if page.has_lapsed(moment)}
 
 
@@ -326,9 +323,9 @@ def _current_statuses(
     """The statuses of claimed pages as they are now, those that can be read."""
     claimed = {status_key(project_id, claim.page_id): claim for claim in claims}
     found = {}
-    for key, entry in tx.get_many(claimed).items():
+    for key, value in tx.get_values(claimed).items():
         claim = claimed[key]
-        status = claim.status if entry.value == claim.stored else status_or_none(entry)
+        status = claim.status if value == claim.stored else status_or_none(Entry(key, value))
         if status is not None:
             found[claim.page_id] = status
     return found

@@ -90,8 +90,8 @@ def read_statuses(
     """The statuses of those pages that have a readable one; ``verify`` names the others."""
     keys = [status_key(project_id, page_id) for page_id in page_ids]
     statuses = {}
-    for key, entry in store.get_many(keys).items():
-        status = status_or_none(entry)
+    for key, value in store.get_values(keys).items():
+        status = status_or_none(Entry(key, value))
         if status is not None:
             statuses[last_part(key)] = status
     return statuses

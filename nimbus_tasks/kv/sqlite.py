@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nimbus_tasks.core.errors import (
     FULL,
@@ -83,24 +83,31 @@ class SqliteStore(Store):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
+        for some in self._rows("key, value, metadata FROM keys JOIN vals USING (key)", keys):
+            loaded = _load_many([metadata for _, _, metadata in some])
+            for (key, value, _), metadata in zip(some, loaded, strict=True):
+                found[key] = Entry(key, _text(value), metadata)
+        return found
+
+    def get_values(self, keys: Iterable[str]) -> dict[str, str]:
+        return {
+            key: _text(value)
+            for some in self._rows("key, value FROM vals", keys)
+            for key, value in some
+        }
+
+    def _rows(self, what: str, keys: Iterable[str]) -> Iterator[list[Any]]:
+        """Rows of those keys, some at a time, in the order in which they lie."""
         remaining = iter(keys)
-        with self._translated():
-            while chunk := list(islice(remaining, _KEYS_A_QUERY)):
-                marks = ",".join("?" * len(chunk))
-                query = (
-                    "SELECT key, value, metadata FROM keys JOIN vals USING (key)"
-                    f" WHERE key IN ({marks})"
-                )
+        while chunk := list(islice(remaining, _KEYS_A_QUERY)):
+            query = f"SELECT {what} WHERE key IN ({','.join('?' * len(chunk))})"
+            with self._translated():
                 try:
                     some = self._db.execute(query, chunk).fetchall()
                 except sqlite3.OperationalError as error:
                     self._read_leniently(error)
                     some = self._db.execute(query, chunk).fetchall()
-                loaded = _load_many([metadata for _, _, metadata in some])
-                for (key, value, _), metadata in zip(some, loaded, strict=True):
-                    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-                    found[key] = Entry(key, text, metadata)
-        return found
+            yield some
 
     def put_many(self, entries: Iterable[Entry]) -> None:
         with self.transaction(), self._translated():
@@ -370,6 +377,10 @@ def _check_limits(key: str, value: str, metadata: str | None) -> None:
         raise StoreError(f"the value of {key} is larger than {MAX_VALUE_BYTES} bytes")
     if metadata is not None and len(metadata) > MAX_METADATA_BYTES:
         raise StoreError(f"the metadata of {key} is larger than {MAX_METADATA_BYTES} bytes")
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _load(metadata: str | bytes | None) -> Metadata | None:

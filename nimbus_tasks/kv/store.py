@@ -75,6 +75,10 @@ class KeyValues(ABC):
         Read to its end, or closed, before the next write through the same store.
         """
 
+    def get_values(self, keys: Iterable[str]) -> dict[str, str]:
+        """The values alone of those ``keys`` that exist, where nobody asks for the metadata."""
+        return {key: entry.value for key, entry in self.get_many(keys).items()}
+
     def get(self, key: str) -> Entry | None:
         """The entry of one key, or ``None``."""
         return self.get_many([key]).get(key)

@@ -7,7 +7,7 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +31,8 @@ from nimbus_tasks.core.errors import (
     StoreError,
     StoreUnreachableError,
 )
-from nimbus_tasks.core.lifecycle import is_finished
+from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, is_finished
+from nimbus_tasks.core.pages import PageInfo, list_pages
 from nimbus_tasks.core.queue import find_unqueued, item_batch, put_back, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
@@ -122,7 +123,7 @@ class Worker:
         """Work until there is nothing left, or until it is stopped."""
         begun = time.monotonic()
         try:
-            self._take_up_lapsed()
+            self._take_up_lapsed(list_pages(self._store, self._project_id, self._options.batch_id))
             while self._goes_on():
                 self._ended += self._pool.outcomes(self._patience())
                 try:
@@ -350,23 +351,26 @@ class Worker:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
         if time.monotonic() < self._next_look:
             return True
-        if self._take_up_lapsed() or self._queue_lost_pages():
+        # One listing for all that is to be found out: nearly all of them have ended.
+        listed = list_pages(self._store, self._project_id, self._options.batch_id)
+        unfinished = [p for p in listed if p.status["status"] not in TERMINAL_PAGE_STATES]
+        if self._take_up_lapsed(unfinished) or self._queue_lost_pages(unfinished):
             self._queue_is_empty = False
             return True
         self._save_snapshots()
         reason: str | None = "new pages"
         if not self._options.forever:
             with self._store.snapshot() as reading:
-                reason = self._lookout.what_is_expected(reading)
+                reason = self._lookout.what_is_expected(reading, unfinished)
         if reason is None:
             return False
         self._watcher.waits(reason)
         self._next_look = time.monotonic() + LOOK_SECONDS + 3 * self._store.write_interval
         return True
 
-    def _take_up_lapsed(self) -> bool:
-        now, batch_id = utc_now(), self._options.batch_id
-        lapsed = find_lapsed(self._store, self._project_id, now, batch_id)
+    def _take_up_lapsed(self, pages: Iterable[PageInfo]) -> bool:
+        now = utc_now()
+        lapsed = find_lapsed(pages, now)
         if not lapsed:
             return False
         with self._store.transaction() as tx:
@@ -376,13 +380,13 @@ class Worker:
         self._open_batches |= {lapsed[page_id] for page_id in hopeless}
         return bool(queued)
 
-    def _queue_lost_pages(self) -> bool:
+    def _queue_lost_pages(self, pages: Iterable[PageInfo]) -> bool:
         """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
-        batch_id = self._options.batch_id
-        if not find_unqueued(self._store, self._project_id, utc_now(), batch_id):
+        if not find_unqueued(self._store, self._project_id, pages, utc_now()):
             return False
         with self._store.transaction() as tx:
-            lost = find_unqueued(tx, self._project_id, utc_now(), batch_id)
+            now_there = list_pages(tx, self._project_id, self._options.batch_id)
+            lost = find_unqueued(tx, self._project_id, now_there, utc_now())
             put_back(tx, self._project_id, lost)
         return bool(lost)
 

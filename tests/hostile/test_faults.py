@@ -108,7 +108,8 @@ def test_a_worker_waits_neither_for_a_lease_nor_for_an_upload_of_the_far_future(
         batch_key(project.project_id, "batch_x"),
         json.dumps({"status": "uploading", "created": "2099-01-01T00:00:00Z", "pages": {}}),
     )
-    assert Lookout(project.project_id, None).what_is_expected(store) is None
+    pages = list(list_pages(store, project.project_id))
+    assert Lookout(project.project_id, None).what_is_expected(store, pages) is None
     assert work(project, store).done == 9
 
 

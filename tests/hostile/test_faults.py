@@ -61,7 +61,7 @@ def test_a_field_out_of_range_counts_as_absent_also_where_its_like_were_sound(
 ) -> None:
     sound = {"status": "done", "batch_id": "b", "updated": now_iso(), "attempts": 1, "changes": 1,
              "confidence": 0.5, "priority": 5}  # fmt: skip
-    first, second, last = small_forms([sound, {**sound, **wrong}, sound])
+    (first, second, last), _ = small_forms([sound, {**sound, **wrong}, sound])
     assert first == last == sound
     assert second is None or not wrong.keys() & second.keys()
 

@@ -19,8 +19,8 @@ Metadata = Mapping[str, Any]
 #: Workers KV's limits, kept on every store, so that a project can move from one to the other.
 MAX_KEY_BYTES = 512
 MAX_METADATA_BYTES = 1024
-#: Keys that a listing hands on at a time, so that a batch need not be in memory.
-SCANNED_TOGETHER = 1000
+#: Keys that a listing hands on at a time: what is made of them stays in a processor's cache.
+SCANNED_TOGETHER = 250
 MAX_VALUE_BYTES = 25 * 1024 * 1024
 
 

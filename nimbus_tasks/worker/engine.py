@@ -44,7 +44,7 @@ from nimbus_tasks.worker.options import Options, Watcher, Worked
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
-MEASURE_SECONDS = 0.25
+MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 8
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
@@ -268,6 +268,8 @@ class Worker:
         # Who reads batch records only, like the seed's dashboard, sees that work has begun.
         for batch_id in fresh:
             self._save_snapshot(batch_id)
+        if fresh:  # the time that took says nothing of the pages
+            self._counted, self._counted_since = 0, time.monotonic()
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)
@@ -277,17 +279,23 @@ class Worker:
     def _due(self, clock: float, over: Set[str]) -> dict[str, tuple[str | None, float]]:
         """Step and progress of the pages whose lease is a third used up, or where they have moved;
         not of those that are ``over``."""
-        progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
+        if not self._progress_is_due(clock):
+            return {}
         at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
         due = {}
         for page_id, held in self._in_hand.items():
             # One that has ended, and whose outcome comes with the next exchange, stays there.
             seen = at.get(page_id, held.shown)
-            moved = progress_is_due and seen != held.shown
             is_old = clock - held.renewed > self._options.lease_seconds / 3
-            if page_id not in over and (moved or is_old):
+            if page_id not in over and (seen != held.shown or is_old):
                 due[page_id] = seen
         return due
+
+    def _progress_is_due(self, clock: float) -> bool:
+        """Whether the pages in hand are to be looked through, which may be thousands: often enough
+        to renew a lease in time, however short it is."""
+        interval = min(PROGRESS_SECONDS, self._options.lease_seconds / 6)
+        return clock - self._last_progress >= interval
 
     def _renew(self, tx: KeyValues, due: Mapping[str, tuple[str | None, float]]) -> list[str]:
         """Renew leases and show how far pages are; returns the pages we hold no longer."""
@@ -298,7 +306,7 @@ class Worker:
         for page_id, seen in due.items():
             if page_id in self._in_hand:
                 self._in_hand[page_id].shown, self._in_hand[page_id].renewed = seen, clock
-        if clock - self._last_progress >= PROGRESS_SECONDS:
+        if self._progress_is_due(clock):
             self._last_progress = clock
 
     def _take_back_cancelled(self) -> None:
@@ -317,7 +325,11 @@ class Worker:
         self._last_exchange = clock
         self._counted += ended
         elapsed = clock - self._counted_since
-        if elapsed >= MEASURE_SECONDS:
+        # At the beginning few pages say enough: until then a page a thread is claimed at a time.
+        is_enough = (
+            self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._options.concurrency
+        )
+        if elapsed >= MEASURE_SECONDS or is_enough:
             self._rate = self._counted / elapsed
             self._counted, self._counted_since = 0, clock
 

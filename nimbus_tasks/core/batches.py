@@ -7,11 +7,11 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import to_iso
@@ -39,8 +39,7 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 FAILURES_KEPT = 50
 
 
-@dataclass(frozen=True)
-class BatchView:
+class BatchView(NamedTuple):
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
     ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
@@ -51,9 +50,9 @@ class BatchView:
     tally: Tally
     status: str
     pace: Pace
-    in_flight: list[PageInfo] = field(default_factory=list)
-    stalled: list[PageInfo] = field(default_factory=list)
-    failures: list[PageInfo] = field(default_factory=list)
+    in_flight: Sequence[PageInfo] = ()
+    stalled: Sequence[PageInfo] = ()
+    failures: Sequence[PageInfo] = ()
 
     @property
     def is_finished(self) -> bool:

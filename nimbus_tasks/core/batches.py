@@ -95,16 +95,15 @@ def find(store: KeyValues, project_id: str, name: str | None) -> BatchHead:
 
     Raises :class:`NotFoundError`, or :class:`UsageError` for what is no id or means several.
     """
-    if name is not None:
-        check_id(name, "batch")
-        info = store.head(batch_key(project_id, name))
-        if info is not None:
-            return _head_or_stub(store, project_id, name, info)
-    known = heads(store, project_id)
     if name is None or name == "latest":
-        if not known:
+        if not (known := heads(store, project_id)):
             raise NotFoundError("this project has no batch yet", advice="Run: invoke nimbus.upload")
         return known[0]
+    check_id(name, "batch")
+    info = store.head(batch_key(project_id, name))
+    if info is not None:
+        return _head_or_stub(store, project_id, name, info)
+    known = heads(store, project_id)
     meant = [head for head in known if head.batch_id.endswith(name)]
     if not meant:
         raise NotFoundError(f"no such batch: {name}", advice="See: invoke nimbus.batch.list")

@@ -39,7 +39,7 @@ class BatchView:
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
     ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
-    has not been heard of for a whole lease.
+    has not been heard of for a whole lease; ``engine`` is the project's, who takes up queued pages.
     """
 
     head: BatchHead
@@ -49,6 +49,7 @@ class BatchView:
     in_flight: list[PageInfo] = field(default_factory=list)
     stalled: list[PageInfo] = field(default_factory=list)
     failures: list[PageInfo] = field(default_factory=list)
+    engine: str = "python"
 
     @property
     def is_finished(self) -> bool:
@@ -187,12 +188,14 @@ def _superseded(
     return (page for page in taken if page.page_id not in but)
 
 
-def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
+def look(store: KeyValues, head: BatchHead, now: datetime, *, engine: str = "python") -> BatchView:
     """One look at the batch, folded from its pages."""
-    return look_at(pages_of(store, head), head, now)
+    return look_at(pages_of(store, head), head, now, engine=engine)
 
 
-def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchView:
+def look_at(
+    pages: Iterable[PageInfo], head: BatchHead, now: datetime, *, engine: str = "python"
+) -> BatchView:
     """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
@@ -219,6 +222,7 @@ def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchV
         in_flight=in_flight,
         stalled=stalled,
         failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
+        engine=engine,
     )
 
 

@@ -43,7 +43,7 @@ class BatchView(NamedTuple):
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
     ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
-    has not been heard of for a whole lease.
+    has not been heard of for a whole lease; ``engine`` is the project's, who takes up queued pages.
     """
 
     head: BatchHead
@@ -53,6 +53,7 @@ class BatchView(NamedTuple):
     in_flight: Sequence[PageInfo] = ()
     stalled: Sequence[PageInfo] = ()
     failures: Sequence[PageInfo] = ()
+    engine: str = "python"
 
     @property
     def is_finished(self) -> bool:
@@ -195,12 +196,14 @@ def _superseded(
         yield PageGroup.of(p for p in group.pages if p.page_id not in but) if is_double else group
 
 
-def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
+def look(store: KeyValues, head: BatchHead, now: datetime, *, engine: str = "python") -> BatchView:
     """One look at the batch, folded from its pages."""
-    return look_at(groups_of(store, head), head, now)
+    return look_at(groups_of(store, head), head, now, engine=engine)
 
 
-def look_at(groups: Iterable[PageGroup], head: BatchHead, now: datetime) -> BatchView:
+def look_at(
+    groups: Iterable[PageGroup], head: BatchHead, now: datetime, *, engine: str = "python"
+) -> BatchView:
     """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
@@ -225,6 +228,7 @@ def look_at(groups: Iterable[PageGroup], head: BatchHead, now: datetime) -> Batc
         in_flight=in_flight,
         stalled=stalled,
         failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
+        engine=engine,
     )
 
 

@@ -35,8 +35,8 @@ _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 class Project:
     """A project directory and its configuration.
 
-    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
-    as it is set; ``extra`` are fields of others, left alone.
+    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id``, ``api_base`` and
+    ``worker_namespace_id``, each as far as it is set; ``extra`` are fields of others, left alone.
     """
 
     root: Path
@@ -85,6 +85,18 @@ class Project:
         """Whether workers on any number of machines may share the work."""
         return self.queue == "cloudflare-queues"
 
+    @property
+    def engine(self) -> str:
+        """Who takes up queued pages: ``python`` is ``nimbus.worker``, ``cloudflare`` the Worker
+        that ``nimbus.cloud.deploy`` has deployed beside this namespace, ``dev`` the one of
+        ``nimbus.cloud.dev``."""
+        served = self.cloudflare.get("worker_namespace_id")
+        if self.store != "cloudflare" or not served:
+            return "python"
+        if served != self.cloudflare.get("namespace_id"):
+            return "python"
+        return "dev" if "/cdn-cgi/local/" in str(self.cloudflare.get("api_base")) else "cloudflare"
+
     @contextmanager
     def open_store(
         self,
@@ -123,9 +135,9 @@ class Project:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            return open_cloudflare(
-                self.cloudflare, os.environ, self.folder, tell, shared=self.is_shared
-            )
+            # The Worker writes over what this directory has just written, as another machine does.
+            shared = self.is_shared or self.engine != "python"
+            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell, shared=shared)
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:

@@ -83,8 +83,8 @@ def test_what_passes_is_outlasted_and_what_does_not_ends_it(
         iter([StoreUnreachableError("away"), StoreUnreachableError("away")]),
     )
 
-    def looks(*arguments: Any) -> BatchView:
-        view = look(*arguments)
+    def looks(*arguments: Any, **more: Any) -> BatchView:
+        view = look(*arguments, **more)
         if not view.is_finished and (error := next(errors, None)) is not None:
             raise error
         if not view.is_finished:

@@ -362,13 +362,11 @@ class Worker:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
         if time.monotonic() < self._next_look:
             return True
-        # One listing for all that is to be found out: nearly all of them have ended.
-        listed = list_pages(self._store, self._project_id, self._options.batch_id)
-        unfinished = [p for p in listed if p.status["status"] not in TERMINAL_PAGE_STATES]
+        self._save_snapshots()
+        unfinished = self._unfinished_pages()
         if self._take_up_lapsed(unfinished) or self._queue_lost_pages(unfinished):
             self._queue_is_empty = False
             return True
-        self._save_snapshots()
         reason: str | None = "new pages"
         if not self._options.forever:
             with self._store.snapshot() as reading:
@@ -378,6 +376,16 @@ class Worker:
         self._watcher.waits(reason)
         self._next_look = time.monotonic() + LOOK_SECONDS + 3 * self._store.write_interval
         return True
+
+    def _unfinished_pages(self) -> list[PageInfo]:
+        """The pages that have not ended: by one listing, or none where every batch has ended, of
+        which no page changes unasked."""
+        with self._store.snapshot() as reading:
+            heads = batches.heads(reading, self._project_id)
+            if heads and not reading.lag_seconds and all(head.is_final for head in heads):
+                return []
+            listed = list_pages(reading, self._project_id, self._options.batch_id)
+            return [p for p in listed if p.status["status"] not in TERMINAL_PAGE_STATES]
 
     def _take_up_lapsed(self, pages: Iterable[PageInfo]) -> bool:
         now = utc_now()

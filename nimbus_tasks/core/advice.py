@@ -32,6 +32,7 @@ def next_steps_of(
         view.tally.counts,
         groups=group_failures(view.failures) if groups is None else groups,
         stalled=len(view.stalled),
+        can_be_chosen=view.can_be_chosen,
         in_report=in_report,
     )
 
@@ -43,18 +44,21 @@ def next_steps(
     *,
     groups: Sequence[FailureGroup] = (),
     stalled: int = 0,
+    can_be_chosen: bool = True,
     in_report: bool = False,
 ) -> list[NextStep]:
     """The commands to type next, in their order; there may be none.
 
     ``counts`` are pages by state (those left out count as 0), ``stalled`` those of the processing
-    ones whose worker is gone. ``in_report`` leaves out the advice to make a report.
+    ones whose worker is gone. ``can_be_chosen``: a worker can be given this batch's pages alone.
+    ``in_report`` leaves out the advice to make a report.
     """
     if status == "uploading":
         why = "Its upload has not come to its end: if nobody is sending any more, go on with it"
         return [NextStep(why, _command("upload", batch_id))]
+    work = _command("worker", batch_id) if can_be_chosen else "invoke nimbus.worker"
     if not is_finished(status):
-        return _while_open(batch_id, counts, stalled)
+        return _while_open(batch_id, counts, stalled, work)
     if status == "cancelled":
         return [
             NextStep("Send the pages again, as a new batch", "invoke nimbus.upload"),
@@ -64,14 +68,15 @@ def next_steps(
             ),
         ]
     if counts.get("failed", 0):
-        return _after_failures(batch_id, counts["failed"], groups, in_report)
+        return _after_failures(batch_id, counts["failed"], groups, in_report, work)
     return [] if in_report else [NextStep("All pages are done: look at them", _report(batch_id))]
 
 
-def _while_open(batch_id: str, counts: Mapping[str, int], stalled: int) -> list[NextStep]:
+def _while_open(
+    batch_id: str, counts: Mapping[str, int], stalled: int, work: str
+) -> list[NextStep]:
     """Somebody is at work, or somebody should be."""
     steps = []
-    work = _command("worker", batch_id)
     at_work = counts.get("processing", 0) - stalled
     if at_work > 0:
         steps.append(NextStep("A worker is at it: watch it", _command("batch.monitor", batch_id)))
@@ -88,13 +93,13 @@ def _while_open(batch_id: str, counts: Mapping[str, int], stalled: int) -> list[
 
 
 def _after_failures(
-    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool
+    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool, work: str
 ) -> list[NextStep]:
     retriable = [group for group in groups if group.count > group.superseded]
     if groups and not retriable:
         why = "The failed pages belong to a later batch now: see how they do there"
         return [NextStep(why, "invoke nimbus.batch.status --batch=latest")]
-    work = NextStep("Then work on them", _command("worker", batch_id))
+    then = NextStep("Then work on them", work)
     transient = [group for group in retriable if group.looks_transient]
     if not transient:
         first = [NextStep("Look at what failed, and mend it", _report(batch_id))]
@@ -102,11 +107,11 @@ def _after_failures(
             f"{_pages(failed, 'failed')}: when what made them fail is mended, queue them again",
             _command("batch.retry", batch_id, *_only(retriable, retriable)),
         )
-        return [*([] if in_report else first), again, work]
+        return [*([] if in_report else first), again, then]
     if len(transient) == len(retriable):
         option = _only(transient, retriable)
         why = "What made them fail looks transient: queue them again"
-        return [NextStep(why, _command("batch.retry", batch_id, *option)), work]
+        return [NextStep(why, _command("batch.retry", batch_id, *option)), then]
     steps = []
     for code in dict.fromkeys(group.code for group in transient):
         of_code = [group for group in transient if group.code == code]
@@ -117,7 +122,7 @@ def _after_failures(
     if not steps:  # they share their code with errors that stay
         why = "Some of what made them fail looks transient: queue the failed pages again"
         steps = [NextStep(why, _command("batch.retry", batch_id))]
-    return [*steps, work]
+    return [*steps, then]
 
 
 def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class BatchView:
     in_flight: list[PageInfo] = field(default_factory=list)
     stalled: list[PageInfo] = field(default_factory=list)
     failures: list[PageInfo] = field(default_factory=list)
+    #: Whether a worker can be given its pages alone.
+    can_be_chosen: bool = True
 
     @property
     def is_finished(self) -> bool:
@@ -189,10 +191,12 @@ def _superseded(
 
 def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
     """One look at the batch, folded from its pages."""
-    return look_at(pages_of(store, head), head, now)
+    return look_at(pages_of(store, head), head, now, can_be_chosen=store.serves_batches)
 
 
-def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchView:
+def look_at(
+    pages: Iterable[PageInfo], head: BatchHead, now: datetime, *, can_be_chosen: bool = True
+) -> BatchView:
     """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
@@ -219,6 +223,7 @@ def look_at(pages: Iterable[PageInfo], head: BatchHead, now: datetime) -> BatchV
         in_flight=in_flight,
         stalled=stalled,
         failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
+        can_be_chosen=can_be_chosen,
     )
 
 

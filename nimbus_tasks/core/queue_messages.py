@@ -16,14 +16,15 @@ comes again while its page is at work is acknowledged: the lease in the status g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nimbus_tasks.core.clock import iso_after
 from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
-from nimbus_tasks.core.keys import is_id, last_part, queue_key, queue_prefix, status_prefix
+from nimbus_tasks.core.keys import is_id, last_part, queue_key, status_prefix
+from nimbus_tasks.core.queue_front import QueueFrontStore
 from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
 from nimbus_tasks.core.wire import count_field, dump_json, load_object, time_field
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
@@ -49,12 +50,14 @@ class _Held(NamedTuple):
     until: float
 
 
-class MessageQueueStore(Store):
-    """``inner`` with the queue of one project in messages. Used as any other store.
+class MessageQueueStore(QueueFrontStore):
+    """``inner`` with the queue of one project in messages.
 
     ``hold_seconds`` makes it that of a worker: only then messages are pulled. ``clock`` is for
     tests.
     """
+
+    serves_batches = False
 
     def __init__(
         self,
@@ -65,10 +68,9 @@ class MessageQueueStore(Store):
         hold_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner, project_id)
         self._queue = queue
-        self._project_id = project_id
-        self._prefix = queue_prefix(project_id)
+        self._statuses = status_prefix(project_id)
         self._hold_seconds = hold_seconds
         self._clock = clock
         #: Messages that nobody has claimed, by the key of their item; those of pages at work, by
@@ -87,64 +89,27 @@ class MessageQueueStore(Store):
         self._backlog: int | None = None
         self._quiet_since: float | None = None
 
-    @property
-    def lag_seconds(self) -> float:  # type: ignore[override]  # the real store's
-        return self._inner.lag_seconds
+    def _get_items(self, keys: list[str]) -> dict[str, Entry]:
+        return {key: self._waiting[key].entry for key in keys if key in self._waiting}
 
-    @property
-    def write_interval(self) -> float:
-        return self._inner.write_interval
+    def _put_items(self, items: list[Entry]) -> None:
+        """They are published at the end of the transaction."""
+        self._reach()
+        self._items |= {item.key: item for item in items if item.key not in self._waiting}
 
-    @property
-    def read_pause(self) -> float:
-        return self._inner.read_pause
+    def _delete_items(self, keys: set[str]) -> None:
+        for key in keys & self._waiting.keys():
+            self._claimed[key] = self._waiting.pop(key)
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
-        wanted = list(keys)
-        found = self._inner.get_many(key for key in wanted if not self._is_item(key))
-        return found | {key: self._waiting[key].entry for key in wanted if key in self._waiting}
-
-    def put_many(self, entries: Iterable[Entry]) -> None:
-        with self.transaction():
-            self._inner.put_many(self._others(entries))
-
-    def _others(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """All but the queue's items, which are kept for the end of the transaction."""
-        statuses = status_prefix(self._project_id)
-        for entry in entries:
-            if self._is_item(entry.key):
-                self._reach()
-                if entry.key not in self._waiting:
-                    self._items[entry.key] = entry
-                continue
-            if entry.key.startswith(statuses):
-                self._written[last_part(entry.key)] = str((entry.metadata or {}).get("status"))
-            yield entry
-
-    def delete_many(self, keys: Iterable[str]) -> None:
-        doomed = set(keys)
-        items = set(filter(self._is_item, doomed))
-        with self.transaction():
-            self._inner.delete_many(doomed - items)
-            for key in items & self._waiting.keys():
-                self._claimed[key] = self._waiting.pop(key)
-
-    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
-        if not self._is_item(prefix):
-            yield from self._inner.scan(prefix, limit=limit)
-            return
+    def _scan_items(self, prefix: str, limit: int | None) -> Iterator[KeyInfo]:
         if limit is not None:
             self._pull(limit)
         listed = sorted(self._waiting)
-        yield from (_info(self._waiting[key].entry) for key in islice(listed, limit))
+        return (KeyInfo(key, self._waiting[key].entry.metadata) for key in islice(listed, limit))
 
-    def head(self, key: str) -> KeyInfo | None:
-        if not self._is_item(key):
-            return self._inner.head(key)
-        return _info(self._waiting[key].entry) if key in self._waiting else None
-
-    def prefetch(self, prefix: str) -> None:
-        self._inner.prefetch(prefix)
+    def _passing(self, entry: Entry) -> None:
+        if entry.key.startswith(self._statuses):
+            self._written[last_part(entry.key)] = str((entry.metadata or {}).get("status"))
 
     def hidden_items(self) -> int:
         return max(0, self._reach() - len(self._waiting) - len(self._at_work))
@@ -178,14 +143,6 @@ class MessageQueueStore(Store):
         self._account()
         self._tell()
 
-    @contextmanager
-    def snapshot(self) -> Iterator[KeyValues]:
-        with self._inner.snapshot():
-            yield self
-
-    def faults(self) -> list[str]:
-        return self._inner.faults()
-
     def close(self) -> None:
         """Messages that were pulled and not claimed are given back at once."""
         for held in self._waiting.values():
@@ -193,7 +150,7 @@ class MessageQueueStore(Store):
         with suppress(NimbusError):  # then they come back by themselves
             self._settle()
         self._queue.close()
-        self._inner.close()
+        super().close()
 
     def _reach(self) -> int:
         """About how many messages there are; where nobody knows yet, the queue is asked. So one
@@ -201,9 +158,6 @@ class MessageQueueStore(Store):
         if self._backlog is None:
             self._backlog = self._queue.backlog()
         return self._backlog
-
-    def _is_item(self, key: str) -> bool:
-        return key.startswith(self._prefix)
 
     def _pull(self, limit: int) -> None:
         """Have ``limit`` messages in hand that nobody has claimed, as far as there are so many.
@@ -305,7 +259,3 @@ class MessageQueueStore(Store):
         if self._acknowledged or self._given_back:
             self._queue.settle(self._acknowledged, self._given_back)
             self._acknowledged, self._given_back = [], {}
-
-
-def _info(entry: Entry) -> KeyInfo:
-    return KeyInfo(entry.key, entry.metadata)

@@ -256,6 +256,8 @@ class Worker:
         self._tell(counted, refused)
 
     def _take(self, claims: list[Claim], clock: float) -> None:
+        if claims:
+            self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
             characters = len(claim.page.value) if claim.page else 0

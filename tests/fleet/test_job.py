@@ -20,6 +20,7 @@ from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core.claims import claim_pages
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.processors import Processor
 from tests.factories import environment_for, failing
 from tests.fleet.conftest import LAG, Fleet
@@ -147,9 +148,8 @@ def test_a_message_that_comes_back_takes_its_page_up(fleet: Fleet) -> None:
 def test_a_worker_killed_between_pull_and_claim(fleet: Fleet) -> None:
     """Nothing in KV says that anybody has the pages; others wait for their messages."""
     fleet.upload(5)
-    client = QueueClient(
-        prefix=fleet.server.prefix, queue_id=fleet.server.queue, token=fleet.server.token
-    )
+    transport = Transport(prefix=fleet.server.prefix, token=fleet.server.token)
+    client = QueueClient(transport, fleet.server.queue)
     assert len(client.pull(5, 3.0).messages) == 5
     client.close()
     [worked] = fleet.work("two")

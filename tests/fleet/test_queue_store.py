@@ -13,6 +13,7 @@ from nimbus_tasks.core.keys import queue_prefix, status_key
 from nimbus_tasks.core.queue_messages import MessageQueueStore
 from nimbus_tasks.core.records import PageStatus, queue_entry
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, Store
 from tests.fleet.conftest import TOKEN
@@ -45,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(server: QueueServer, path: Path, *, create: bool = False) -> MessageQueueStore:
-    queue = QueueClient(prefix=server.prefix, queue_id=server.queue, token=TOKEN)
+    queue = QueueClient(Transport(prefix=server.prefix, token=TOKEN), server.queue)
     return MessageQueueStore(SqliteStore(path, create=create), queue, PROJECT, hold_seconds=30)
 
 

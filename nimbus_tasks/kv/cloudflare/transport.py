@@ -12,6 +12,7 @@ import io
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -167,27 +168,34 @@ class _Patience:
 
 
 class Transport:
-    """Sends requests below ``prefix`` until they have an answer, or an error that stays one."""
+    """Sends requests until they have an answer, or an error that stays one.
+
+    ``prefix`` is what all addresses begin with, up to the account. ``on_wait`` is told, in words,
+    of every wait and how long it is, from whichever thread waits. ``patience`` is for how many
+    seconds failures of the server and the network are retried; being throttled is waited out, since
+    it lasts five minutes. ``service`` is what is asked, for messages. ``sleep`` and ``clock`` are
+    for tests.
+    """
 
     def __init__(
         self,
         *,
         prefix: str,
         token: str | None,
-        on_wait: Callable[[str], None],
-        connect_timeout: float,
-        read_timeout: float,
-        patience: float,
-        sleep: Sleep | None,
-        clock: Clock,
         service: Service = KV,
+        on_wait: Callable[[str], None] = lambda _: None,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        patience: float = 30.0,
+        sleep: Sleep | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         address = checked_address(prefix)
         _check_token(token)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self.requests_made = 0
-        self._prefix = prefix.rstrip("/")
+        self.prefix = prefix.rstrip("/")
         self._timeouts = (connect_timeout, read_timeout)
         self._patience = patience
         self._clock = clock
@@ -213,7 +221,7 @@ class Transport:
         Refusals with a status in ``accept`` are returned; ``base`` replaces the prefix. Between two
         tries are at least ``least_wait`` seconds.
         """
-        url = f"{base or self._prefix}{path}"
+        url = f"{base or self.prefix}{path}"
         patience = _Patience(self._patience)
         while True:
             self.pacer.wait_until_free()

@@ -15,6 +15,7 @@ comes again while its page is at work is acknowledged: the lease in the status g
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nimbus_tasks.core.clock import iso_after
-from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
+from nimbus_tasks.core.errors import NimbusError, StoreError, StoreUnreachableError
 from nimbus_tasks.core.keys import is_id, last_part, queue_key, status_prefix
 from nimbus_tasks.core.queue_front import QueueFrontStore
 from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
@@ -38,6 +39,9 @@ FOREIGN_DELAY_SECONDS = 30
 #: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
 #: wait, whatever number it tells.
 QUIET_SECONDS = 60.0
+#: A queue that refuses is left alone for so long while pages are at work, whose leases and outcomes
+#: do not need it.
+OUTAGE_PAUSE_SECONDS = 20.0
 _MOST_AT_ONCE = 100
 
 
@@ -88,6 +92,8 @@ class MessageQueueStore(QueueFrontStore):
         self._next_pull = 1
         self._backlog: int | None = None
         self._quiet_since: float | None = None
+        self._patience = random.uniform(2, 3)
+        self._pull_again_at = 0.0
 
     def _get_items(self, keys: list[str]) -> dict[str, Entry]:
         return {key: self._waiting[key].entry for key in keys if key in self._waiting}
@@ -116,13 +122,15 @@ class MessageQueueStore(QueueFrontStore):
 
     def may_hide(self, count: int) -> bool:
         """A worker knows more than a number: where the queue has given nothing for twice the lag,
-        others have seen the pages that they were given before, and we have seen their claims."""
+        others have seen the pages that they were given before, and we have seen their claims. Of
+        several workers that wait, one is to find out first: the others are given what it publishes.
+        """
         if self._hold_seconds is not None:
             if self._quiet_since is None:
                 return True
-            quiet = self._clock() - self._quiet_since
-            if quiet <= 2 * self.lag_seconds or quiet > 2 * self.lag_seconds + QUIET_SECONDS:
-                return quiet <= 2 * self.lag_seconds
+            quiet = self._clock() - self._quiet_since - self._patience * self.lag_seconds
+            if quiet <= 0 or quiet > QUIET_SECONDS:
+                return quiet <= 0
         return count <= self.hidden_items()
 
     @contextmanager
@@ -173,8 +181,17 @@ class MessageQueueStore(QueueFrontStore):
             return
         if self._waiting and self._next_pull > 1:
             return
+        if self._at_work and now < self._pull_again_at:
+            return
         count = min(missing * self._next_pull, _MOST_AT_ONCE)
-        pulled = self._queue.pull(count, self._hold_seconds)
+        try:
+            pulled = self._queue.pull(count, self._hold_seconds)
+        except StoreError:
+            if not self._at_work:
+                raise
+            # What the pages at work have cost is not to be lost with the queue.
+            self._pull_again_at = self._clock() + OUTAGE_PAUSE_SECONDS
+            return
         self._next_pull = 0 if len(pulled.messages) < count else self._next_pull * 4
         self._backlog = pulled.backlog
         ours = [self._take(message, now + self._hold_seconds) for message in pulled.messages]

@@ -39,7 +39,8 @@ REQUESTS_A_WINDOW = 1200
 _RESERVE = 8
 #: About what one look of a monitor costs.
 _REQUESTS_A_LOOK = 4
-_LONGEST_BACKOFF_SECONDS = 8.0
+#: Of what fails: the first wait, which doubles, and the longest.
+FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 8.0
 
 Sleep = Callable[[float], object]
 Clock = Callable[[], float]
@@ -144,7 +145,7 @@ class _Patience:
             return None
         if fault.kind is Kind.THROTTLED:
             return self._wait_throttled(fault.retry_after)
-        wait = _jittered(min(0.5 * 2**self.tries, _LONGEST_BACKOFF_SECONDS))
+        wait = _jittered(min(FIRST_BACKOFF_SECONDS * 2**self.tries, _LONGEST_BACKOFF_SECONDS))
         self.spent += took
         self.tries += 1
         # Where nobody answers, the next try may take as long as this one.

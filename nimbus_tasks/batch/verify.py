@@ -186,7 +186,8 @@ def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
                 detail = f"a queue item that will not be worked on: {fault}"
                 path = status.path if status else None
                 yield Finding("stray_queue_item", detail, page_id, repair, path)
-    missing = find_unqueued(tx, project_id, utc_now(), head.batch_id)
+    pages = list_pages(tx, project_id, head.batch_id)
+    missing = find_unqueued(tx, project_id, pages, utc_now())
     if missing and tx.hidden_items() is not None and _is_at_work(tx, project_id):
         missing = {}  # a page that still is to be seen as queued may have been worked on
     for page_id, status in missing.items():

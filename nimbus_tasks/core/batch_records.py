@@ -211,11 +211,18 @@ def _each_once() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     known: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if not all(type(value) is str for _, value in pairs):  # 1 equals 1.0, and true
+        key = tuple(pairs)
+        try:
+            same = known.get(key)
+        except TypeError:  # one that holds others
             return dict(pairs)
-        if len(known) < _MAX_KNOWN:
-            return known.setdefault(tuple(pairs), dict(pairs))
-        return known.get(tuple(pairs)) or dict(pairs)
+        if same is not None:
+            return same
+        one = dict(pairs)
+        # 1 equals 1.0, and true: only texts are the same where they are equal.
+        if len(known) < _MAX_KNOWN and all(type(value) is str for value in one.values()):
+            known[key] = one
+        return one
 
     return made
 

@@ -7,7 +7,6 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,7 +25,13 @@ from nimbus_tasks.core.keys import (
 )
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
-from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, small_statuses
+from nimbus_tasks.core.pages import (
+    PageGroup,
+    PageInfo,
+    list_groups,
+    one_by_one,
+    small_statuses,
+)
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 
@@ -129,10 +134,15 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
     That is the pages whose status record names this batch, and those that a later batch took over,
     as they were then.
     """
-    seen = set()
-    for page in list_pages(store, head.project_id, head.batch_id):
-        seen.add(page.page_id)
-        yield page
+    return one_by_one(groups_of(store, head))
+
+
+def groups_of(store: KeyValues, head: BatchHead) -> Iterator[PageGroup]:
+    """The same, many at a time."""
+    seen: set[str] = set()
+    for group in list_groups(store, head.project_id, head.batch_id):
+        seen.update(group.page_ids)
+        yield group
     if len(seen) < head.page_count:
         yield from _superseded(store, head.project_id, head.batch_id, seen)
 
@@ -140,8 +150,8 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
 def fold(store: KeyValues, head: BatchHead) -> Tally:
     """What the pages of the batch add up to now."""
     tally = Tally(head.page_count)
-    for some in in_groups(pages_of(store, head)):
-        tally.add_all([page.status for page in some])
+    for group in groups_of(store, head):
+        tally.add_all(group.columns)
     return tally
 
 
@@ -149,10 +159,11 @@ def fold_with_states(
     store: KeyValues, head: BatchHead, page_count: int
 ) -> tuple[Tally, dict[str, str]]:
     """What the pages of the batch add up to now, and what each is in, by page id."""
-    tally, states = Tally(page_count), {}
-    for some in in_groups(pages_of(store, head)):
-        tally.add_all([page.status for page in some])
-        states.update({page.page_id: intern(page.status["status"]) for page in some})
+    tally, states = Tally(page_count), dict[str, str]()
+    for group in groups_of(store, head):
+        tally.add_all(group.columns)
+        found = [intern(status["status"]) for status in group.statuses]
+        states.update(zip(group.page_ids, found, strict=True))
     return tally, states
 
 
@@ -166,47 +177,44 @@ def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> d
     if not tallies:
         return {}
     seen: dict[str, set[str]] = {batch_id: set() for batch_id in tallies}
-    for some in in_groups(list_pages(store, project_id)):
-        of_batch: dict[str, list[PageInfo]] = defaultdict(list)
-        for page in some:
-            of_batch[page.status["batch_id"]].append(page)
-        for batch_id in of_batch.keys() & tallies.keys():
-            tallies[batch_id].add_all([page.status for page in of_batch[batch_id]])
-            seen[batch_id].update(page.page_id for page in of_batch[batch_id])
+    for some in list_groups(store, project_id):
+        for batch_id in some.values("batch_id") & tallies.keys():
+            group = some.where("batch_id", batch_id)
+            tallies[batch_id].add_all(group.columns)
+            seen[batch_id].update(group.page_ids)
     for batch_id, tally in tallies.items():
         if tally.seen < tally.page_count:
-            taken = _superseded(store, project_id, batch_id, seen[batch_id])
-            tally.add_all([page.status for page in taken])
+            for group in _superseded(store, project_id, batch_id, seen[batch_id]):
+                tally.add_all(group.columns)
     return tallies
 
 
 def _superseded(
     store: KeyValues, project_id: str, batch_id: str, but: Set[str]
-) -> Iterator[PageInfo]:
+) -> Iterator[PageGroup]:
     """The pages that a later batch took over, ``but`` those that are still in this one: where an
     upload was killed on a store without transactions, a page can be in both."""
-    taken = small_statuses(store, superseded_prefix(project_id, batch_id))
-    return (page for page in taken if page.page_id not in but)
+    for group in small_statuses(store, superseded_prefix(project_id, batch_id)):
+        is_double = not but.isdisjoint(group.page_ids)
+        yield PageGroup.of(p for p in group.pages if p.page_id not in but) if is_double else group
 
 
 def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
     """One look at the batch, folded from its pages."""
-    return look_at(pages_of(store, head), head, now, can_be_chosen=store.serves_batches)
+    return look_at(groups_of(store, head), head, now, can_be_chosen=store.serves_batches)
 
 
 def look_at(
-    pages: Iterable[PageInfo], head: BatchHead, now: datetime, *, can_be_chosen: bool = True
+    groups: Iterable[PageGroup], head: BatchHead, now: datetime, *, can_be_chosen: bool = True
 ) -> BatchView:
     """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
     latest_failures: list[tuple[str, str, PageInfo]] = []
-    for some in in_groups(pages):
-        tally.add_all([page.status for page in some])
-        in_flight += [page for page in some if page.status["status"] == "processing"]
-        for page in some:
-            if page.status["status"] != "failed":
-                continue
+    for group in groups:
+        tally.add_all(group.columns)
+        in_flight += group.where("status", "processing").pages
+        for page in group.where("status", "failed").pages:
             item = (page.status.get("completed") or "", page.page_id, page)
             if len(latest_failures) < FAILURES_KEPT:
                 heapq.heappush(latest_failures, item)

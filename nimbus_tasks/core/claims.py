@@ -16,6 +16,7 @@ from datetime import datetime
 from nimbus_tasks.core.batch_records import BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import iso_after, to_iso
 from nimbus_tasks.core.keys import (
+    are_ids,
     batch_key,
     is_id,
     last_part,
@@ -24,7 +25,7 @@ from nimbus_tasks.core.keys import (
 )
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
-from nimbus_tasks.core.pages import list_pages, read_statuses, status_entries, status_or_none
+from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, Usage, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, text_field, time_field
@@ -126,7 +127,8 @@ def claim_pages(
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
         changed: dict[str, PageStatus] = {}
         moment, lease = to_iso(now), iso_after(lease_seconds, start=now)
-        for key in items:
+        token = secrets.token_hex(8)
+        for number, key in enumerate(items):
             page_id = last_part(key)
             status = changed.get(page_id) or statuses.get(page_id)
             if status is None or not _is_meant(key, status, project_id, page_id):
@@ -134,7 +136,7 @@ def claim_pages(
             if status.batch_id in cancelled:
                 changed[page_id] = status.as_cancelled(moment)
             else:
-                changed[page_id] = _claimed(status, lease, moment)
+                changed[page_id] = _claimed(status, f"{token}{number:04x}", lease, moment)
         tx.delete_many(items)
         entries = status_entries(project_id, changed)
         tx.put_many(entries)
@@ -248,13 +250,10 @@ def release_claims(
     return list(ours)
 
 
-def find_lapsed(
-    store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
-) -> dict[str, str]:
-    """The pages whose holder was not heard of for a whole lease, and their batches by page id; a
-    listing, no lock."""
+def find_lapsed(pages: Iterable[PageInfo], now: datetime) -> dict[str, str]:
+    """Those of the pages whose holder was not heard of for a whole lease, and their batches by page
+    id."""
     moment = to_iso(now)
-    pages = list_pages(store, project_id, batch_id)
     return {page.page_id: page.status["batch_id"] for page in pages if page.has_lapsed(moment)}
 
 
@@ -297,7 +296,9 @@ def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]
 def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> dict[str, PageStatus]:
     """The statuses of the items' pages. A record that is damaged is made anew from its item: its
     page is to be worked on, and everything else of it has been lost already."""
-    page_ids = {last_part(key) for key in items if is_id(last_part(key))}
+    page_ids = set(map(last_part, items))
+    if not are_ids(page_ids):
+        page_ids = set(filter(is_id, page_ids))
     statuses = read_statuses(tx, project_id, page_ids)
     for key in items:
         page_id = last_part(key)
@@ -326,20 +327,20 @@ def _current_statuses(
     """The statuses of claimed pages as they are now, those that can be read."""
     claimed = {status_key(project_id, claim.page_id): claim for claim in claims}
     found = {}
-    for key, entry in tx.get_many(claimed).items():
+    for key, value in tx.get_values(claimed).items():
         claim = claimed[key]
-        status = claim.status if entry.value == claim.stored else status_or_none(entry)
+        status = claim.status if value == claim.stored else status_or_none(Entry(key, value))
         if status is not None:
             found[claim.page_id] = status
     return found
 
 
-def _claimed(status: PageStatus, lease: str, moment: str) -> PageStatus:
+def _claimed(status: PageStatus, token: str, lease: str, moment: str) -> PageStatus:
     return status.changed(
         state="processing",
         updated=moment,
         attempts=status.attempts + 1,
-        claim=secrets.token_hex(8),
+        claim=token,
         lease=lease,
         started=moment,
         step=None,

@@ -17,7 +17,8 @@ def utc_now() -> datetime:
 
 def to_iso(moment: datetime) -> str:
     """``2026-11-24T08:13:02.123456Z``: microseconds, so that items queued together keep order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime, which takes twice as long, several times a page.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def now_iso() -> str:

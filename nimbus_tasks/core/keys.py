@@ -18,6 +18,7 @@ _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID_LENGTH}}}")
 _ID_CHARACTERS = re.compile(r"[A-Za-z0-9_-]+")
 _ID_LENGTHS = set(range(1, MAX_ID_LENGTH + 1))
 
+_NO_DIGITS = re.compile(r"[^0-9]+")
 _QUEUE_ITEM = re.compile(r"queue:[^:]*:\d\d:\d*:[^:]*", re.ASCII | re.DOTALL)
 
 LOWEST_PRIORITY, HIGHEST_PRIORITY = 1, 10
@@ -140,7 +141,7 @@ def is_queue_item(key: str) -> bool:
 
 def digits_of(moment: str) -> str:
     """The digits of a recorded time, which sort as the times do."""
-    return re.sub(r"[^0-9]", "", moment)
+    return _NO_DIGITS.sub("", moment)
 
 
 def last_part(key: str) -> str:

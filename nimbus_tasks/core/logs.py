@@ -40,11 +40,11 @@ def append_logs(
     tx: KeyValues, project_id: str, new: Mapping[str, Sequence[LogEntry]]
 ) -> list[Entry]:
     """The log records of some pages, by page id, with ``new`` entries at their ends."""
-    stored = tx.get_many([logs_key(project_id, page_id) for page_id in new])
+    stored = tx.get_values([logs_key(project_id, page_id) for page_id in new])
     appended = []
     for page_id, added in new.items():
         key = logs_key(project_id, page_id)
-        record = _record(stored.get(key), page_id)
+        record = _record(Entry(key, stored[key]) if key in stored else None, page_id)
         # A write whose answer was lost is made again: what is there already is not added twice.
         there = record["entries"][-2 * len(added) :]
         entries = [*record["entries"], *(entry for entry in added if entry not in there)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
+from nimbus_tasks.core.columns import Columns, columns_of
 from nimbus_tasks.core.keys import are_ids, is_id, last_part, status_key, status_prefix
 from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status
 from nimbus_tasks.core.small_forms import small_forms
@@ -39,33 +40,81 @@ class PageInfo(NamedTuple):
         return is_in_flight and has_lapsed(status.get("lease"), status.get("updated"), now)
 
 
+class PageGroup(NamedTuple):
+    """Some pages of a listing, at most a thousand: their ids and the small forms of their statuses,
+    side by side, and the same statuses by columns."""
+
+    page_ids: list[str]
+    statuses: list[Mapping[str, Any]]
+    columns: list[Columns]
+
+    @classmethod
+    def of(cls, pages: Iterable[PageInfo]) -> PageGroup:
+        """Those pages as a group."""
+        some = list(pages)
+        statuses = [page.status for page in some]
+        return cls([page.page_id for page in some], statuses, columns_of(statuses))
+
+    @property
+    def pages(self) -> Iterator[PageInfo]:
+        """One by one."""
+        return map(PageInfo, self.page_ids, self.statuses)
+
+    def values(self, field: str) -> set[Any]:
+        """What the pages have in that field, each once."""
+        return set().union(*(columns.get(field, ()) for columns in self.columns))
+
+    def where(self, field: str, value: object) -> PageGroup:
+        """Those of them that have that value in a field."""
+        found = self.values(field)
+        if found == {value}:
+            return self
+        if value not in found:
+            return _EMPTY
+        at = [number for number, one in enumerate(self.statuses) if one.get(field) == value]
+        return PageGroup.of(PageInfo(self.page_ids[n], self.statuses[n]) for n in at)
+
+
+_EMPTY = PageGroup([], [], [])
+
+
 def list_pages(
     store: KeyValues, project_id: str, batch_id: str | None = None
 ) -> Iterator[PageInfo]:
     """The pages that have a status, by one listing: the project's, or those of one batch."""
-    for page in small_statuses(store, status_prefix(project_id)):
-        if batch_id in (None, page.status["batch_id"]):
-            yield page
+    return one_by_one(list_groups(store, project_id, batch_id))
 
 
-def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageInfo]:
+def list_groups(
+    store: KeyValues, project_id: str, batch_id: str | None = None
+) -> Iterator[PageGroup]:
+    """The same, many at a time."""
+    groups = small_statuses(store, status_prefix(project_id))
+    return groups if batch_id is None else (g.where("batch_id", batch_id) for g in groups)
+
+
+def one_by_one(groups: Iterable[PageGroup]) -> Iterator[PageInfo]:
+    """The pages of the groups."""
+    return chain.from_iterable(group.pages for group in groups)
+
+
+def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageGroup]:
     """The statuses under ``prefix`` in small; of those whose writer left no metadata the values are
     read, many at a time. A record of which neither can be read counts as a failed page of no batch;
     a key that ends in no page id is somebody else's."""
     bare: list[str] = []
-    for group in in_groups(store.scan(prefix)):
-        page_ids = [info.key[len(prefix) :] for info in group]
-        forms = small_forms([info.metadata for info in group])
-        are_all_ids = are_ids(page_ids)
-        for info, page_id, small in zip(group, page_ids, forms, strict=True):
-            if not are_all_ids and not is_id(page_id):
-                continue
-            if small is not None:
-                yield PageInfo(page_id, small)
-            else:
-                bare.append(info.key)
+    for keys, metadata in store.scan_many(prefix):
+        page_ids = [key[len(prefix) :] for key in keys]
+        forms, columns = small_forms(metadata)
+        statuses = [form for form in forms if form is not None]
+        if len(statuses) == len(keys) and are_ids(page_ids):
+            yield PageGroup(page_ids, statuses, columns)
+            continue
+        listed = [(i, form) for i, form in zip(page_ids, forms, strict=True) if is_id(i)]
+        yield PageGroup.of(PageInfo(i, form) for i, form in listed if form is not None)
+        bare += [prefix + page_id for page_id, form in listed if form is None]
     for at in range(0, len(bare), VALUES_A_READ):
-        yield from _from_values(store, bare[at : at + VALUES_A_READ])
+        yield PageGroup.of(_from_values(store, bare[at : at + VALUES_A_READ]))
 
 
 def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
@@ -90,8 +139,8 @@ def read_statuses(
     """The statuses of those pages that have a readable one; ``verify`` names the others."""
     keys = [status_key(project_id, page_id) for page_id in page_ids]
     statuses = {}
-    for key, entry in store.get_many(keys).items():
-        status = status_or_none(entry)
+    for key, value in store.get_values(keys).items():
+        status = status_or_none(Entry(key, value))
         if status is not None:
             statuses[last_part(key)] = status
     return statuses

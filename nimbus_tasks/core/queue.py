@@ -6,7 +6,7 @@ item too many is passed over by whoever claims, and one that is missing is made 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from nimbus_tasks.core.keys import (
     queue_key,
     queue_prefix,
 )
-from nimbus_tasks.core.pages import PageInfo, list_pages, read_statuses, status_entries
+from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, queue_entry
 from nimbus_tasks.core.wire import UnreadableRecordError, load_object
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
@@ -70,9 +70,9 @@ def read_item(entry: Entry | None) -> Mapping[str, Any]:
 
 
 def find_unqueued(
-    store: KeyValues, project_id: str, now: datetime, batch_id: str | None = None
+    store: KeyValues, project_id: str, pages: Iterable[PageInfo], now: datetime
 ) -> dict[str, PageStatus]:
-    """The pages that are queued and in no queue, by page id: nobody would ever claim them."""
+    """Those of the pages that are queued and in no queue: nobody would ever claim them."""
     # Where reads lag, the item of a page that was queued just now may not be seen yet.
     before = iso_after(-store.lag_seconds, start=now)
     items = {info.key for info in queue_items(store, project_id)}
@@ -85,7 +85,7 @@ def find_unqueued(
 
     suspects = [
         page.page_id
-        for page in list_pages(store, project_id, batch_id)
+        for page in pages
         if page.status["status"] == "queued"
         and not (store.lag_seconds and (page.status.get("updated") or "") > before)
         and not has_item(page)

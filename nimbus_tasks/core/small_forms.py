@@ -2,15 +2,15 @@
 
 Of 100,000 pages nearly all have metadata of a few shapes, so it is checked by columns: all the
 times of a thousand pages in one go, all their figures in another. Only where a column has something
-that does not belong there, or a page has fields of its own, are the pages looked at one by one.
+that does not belong there are the pages looked at one by one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nimbus_tasks.core.columns import Columns, columns_of
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, are_ids
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.records import PageStatus, cost_field, id_field, priority_field
@@ -26,19 +26,20 @@ from nimbus_tasks.core.wire import (
 Small = Mapping[str, Any]
 
 
-def small_forms(listed: Sequence[Small | None]) -> list[Small | None]:
+def small_forms(listed: Sequence[Small | None]) -> tuple[list[Small | None], list[Columns]]:
     """The metadata of some statuses with fields of the right types: those that somebody else wrote
     wrongly count as absent. ``None`` where one does not tell state and batch: read the value then.
+
+    Comes with the columns of those that are not ``None``.
     """
-    by_shape: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     try:
-        for metadata in listed:
-            by_shape[tuple(metadata)].append(metadata.values())  # type: ignore[arg-type, union-attr]
-        if all(_is_sound(shape, zip(*rows, strict=True)) for shape, rows in by_shape.items()):
-            return list(listed)
+        columns = columns_of(listed)  # type: ignore[arg-type]
+        if all(map(_are_sound, columns)):
+            return list(listed), columns
     except TypeError:  # no metadata, or a value that is not even of the kind that can be compared
         pass
-    return [None if metadata is None else small_form(metadata) for metadata in listed]
+    forms = [None if metadata is None else small_form(metadata) for metadata in listed]
+    return forms, columns_of(form for form in forms if form is not None)
 
 
 def small_form(metadata: Small) -> Small | None:
@@ -60,11 +61,11 @@ def status_from_metadata(small: Small) -> PageStatus:
 Column = Sequence[Any]
 
 
-def _is_sound(shape: tuple[str, ...], columns: Any) -> bool:
+def _are_sound(columns: Columns) -> bool:
     """Whether every value of these fields is what the reading of it alone would give as well."""
-    return {"status", "batch_id"} <= set(shape) and all(
+    return columns.keys() >= {"status", "batch_id"} and all(
         (check := _CHECKS.get(name)) is not None and check(column)
-        for name, column in zip(shape, columns, strict=True)
+        for name, column in columns.items()
     )
 
 
@@ -73,12 +74,12 @@ def _are_texts(column: Column) -> bool:
 
 
 def _are_times(column: Column) -> bool:
+    joined = "".join(column)  # which refuses, as a TypeError, what is no text
     return (
-        _are_texts(column)
-        and min(column) >= "20"
+        min(column) >= "20"
         and max(column) < "21"
         and max(map(len, column)) <= 40
-        and (joined := "".join(column)).isascii()
+        and joined.isascii()
         and joined.isprintable()
     )
 

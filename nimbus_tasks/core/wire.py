@@ -124,7 +124,9 @@ def load_object(entry: Entry, hook: PairsHook | None = None) -> dict[str, Any]:
 
 def clip_bytes(text: str, limit: int) -> str:
     """``text`` shortened so that, serialised as JSON, it takes at most ``limit`` bytes."""
-    if len(json.dumps(text)) <= limit:
+    # What a character takes at the most: two of a plain text, twelve of any other.
+    most = 2 if text.isascii() and text.isprintable() else 12
+    if most * len(text) + 2 <= limit or len(json.dumps(text)) <= limit:
         return text
     low, high = 0, min(len(text), limit)
     while low < high:

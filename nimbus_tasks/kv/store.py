@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, NamedTuple
 
 Metadata = Mapping[str, Any]
@@ -18,6 +19,8 @@ Metadata = Mapping[str, Any]
 #: Workers KV's limits, kept on every store, so that a project can move from one to the other.
 MAX_KEY_BYTES = 512
 MAX_METADATA_BYTES = 1024
+#: Keys that a listing hands on at a time: what is made of them stays in a processor's cache.
+SCANNED_TOGETHER = 250
 MAX_VALUE_BYTES = 25 * 1024 * 1024
 
 
@@ -76,6 +79,16 @@ class KeyValues(ABC):
 
         Read to its end, or closed, before the next write through the same store.
         """
+
+    def get_values(self, keys: Iterable[str]) -> dict[str, str]:
+        """The values alone of those ``keys`` that exist, where nobody asks for the metadata."""
+        return {key: entry.value for key, entry in self.get_many(keys).items()}
+
+    def scan_many(self, prefix: str) -> Iterator[tuple[list[str], list[Metadata | None]]]:
+        """The same as :meth:`scan`, some hundreds of keys and their metadata at a time."""
+        found = self.scan(prefix)
+        while some := list(islice(found, SCANNED_TOGETHER)):
+            yield [key for key, _ in some], [metadata for _, metadata in some]
 
     def get(self, key: str) -> Entry | None:
         """The entry of one key, or ``None``."""

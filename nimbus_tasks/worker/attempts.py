@@ -89,8 +89,9 @@ class Attempt:
         facts = {**self._facts(), "code": code, **data}
         step = self.step or "start"
         text = _text(message, _MAX_TEXT)
-        self._entries.append(log_entry(now_iso(), step, text, level="error", data=_loggable(facts)))
-        return self._outcome(error=text, code=_text(code, 80), try_again=again)
+        completed = now_iso()
+        self._entries.append(log_entry(completed, step, text, level="error", data=_loggable(facts)))
+        return self._outcome(completed=completed, error=text, code=_text(code, 80), try_again=again)
 
     def _process(self, processor: Processor) -> tuple[int, float | None, str]:
         entry = self.claim.page
@@ -119,9 +120,11 @@ class Attempt:
         note = "1 change" if changes == 1 else f"{changes} changes"
         if self._steps_left_out:
             note += f"; {self._steps_left_out} more steps are not logged"
-        self._entries.append(log_entry(now_iso(), "done", note, data=self._facts()))
+        completed = now_iso()
+        self._entries.append(log_entry(completed, "done", note, data=self._facts()))
         stored = self.claim.page and self.claim.page.value
         return self._outcome(
+            completed=completed,
             changes=changes,
             confidence=confidence,
             page_value=None if page_value is stored else page_value,
@@ -140,7 +143,6 @@ class Attempt:
         return Outcome(
             claim=self.claim,
             started=self.started,
-            completed=now_iso(),
             duration_ms=round((time.monotonic() - self.clock) * 1000),
             entries=tuple(self._entries),
             usage=self._usage,

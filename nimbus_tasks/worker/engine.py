@@ -7,7 +7,7 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +31,8 @@ from nimbus_tasks.core.errors import (
     StoreError,
     StoreUnreachableError,
 )
-from nimbus_tasks.core.lifecycle import is_finished
+from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, is_finished
+from nimbus_tasks.core.pages import PageInfo, list_pages
 from nimbus_tasks.core.queue import find_unqueued, item_batch, put_back, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
@@ -44,7 +45,7 @@ from nimbus_tasks.worker.options import Options, Watcher, Worked
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
-MEASURE_SECONDS = 0.25
+MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 8
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
@@ -124,7 +125,7 @@ class Worker:
         """Work until there is nothing left, or until it is stopped."""
         begun = time.monotonic()
         try:
-            self._take_up_lapsed()
+            self._take_up_lapsed(list_pages(self._store, self._project_id, self._options.batch_id))
             while self._goes_on():
                 self._ended += self._pool.outcomes(self._patience())
                 try:
@@ -272,6 +273,8 @@ class Worker:
         # Who reads batch records only, like the seed's dashboard, sees that work has begun.
         for batch_id in fresh:
             self._save_snapshot(batch_id)
+        if fresh:  # the time that took says nothing of the pages
+            self._counted, self._counted_since = 0, time.monotonic()
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)
@@ -281,17 +284,23 @@ class Worker:
     def _due(self, clock: float, over: Set[str]) -> dict[str, tuple[str | None, float]]:
         """Step and progress of the pages whose lease is a third used up, or where they have moved;
         not of those that are ``over``."""
-        progress_is_due = clock - self._last_progress >= PROGRESS_SECONDS
+        if not self._progress_is_due(clock):
+            return {}
         at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
         due = {}
         for page_id, held in self._in_hand.items():
             # One that has ended, and whose outcome comes with the next exchange, stays there.
             seen = at.get(page_id, held.shown)
-            moved = progress_is_due and seen != held.shown
             is_old = clock - held.renewed > self._options.lease_seconds / 3
-            if page_id not in over and (moved or is_old):
+            if page_id not in over and (seen != held.shown or is_old):
                 due[page_id] = seen
         return due
+
+    def _progress_is_due(self, clock: float) -> bool:
+        """Whether the pages in hand are to be looked through, which may be thousands: often enough
+        to renew a lease in time, however short it is."""
+        interval = min(PROGRESS_SECONDS, self._options.lease_seconds / 6)
+        return clock - self._last_progress >= interval
 
     def _renew(self, tx: KeyValues, due: Mapping[str, tuple[str | None, float]]) -> list[str]:
         """Renew leases and show how far pages are; returns the pages we hold no longer."""
@@ -302,7 +311,7 @@ class Worker:
         for page_id, seen in due.items():
             if page_id in self._in_hand:
                 self._in_hand[page_id].shown, self._in_hand[page_id].renewed = seen, clock
-        if clock - self._last_progress >= PROGRESS_SECONDS:
+        if self._progress_is_due(clock):
             self._last_progress = clock
 
     def _take_back_cancelled(self) -> None:
@@ -321,7 +330,11 @@ class Worker:
         self._last_exchange = clock
         self._counted += ended
         elapsed = clock - self._counted_since
-        if elapsed >= MEASURE_SECONDS:
+        # At the beginning few pages say enough: until then a page a thread is claimed at a time.
+        is_enough = (
+            self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._options.concurrency
+        )
+        if elapsed >= MEASURE_SECONDS or is_enough:
             self._rate = self._counted / elapsed
             self._counted, self._counted_since = 0, clock
 
@@ -355,23 +368,26 @@ class Worker:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
         if time.monotonic() < self._next_look:
             return True
-        if self._take_up_lapsed() or self._queue_lost_pages():
+        # One listing for all that is to be found out: nearly all of them have ended.
+        listed = list_pages(self._store, self._project_id, self._options.batch_id)
+        unfinished = [p for p in listed if p.status["status"] not in TERMINAL_PAGE_STATES]
+        if self._take_up_lapsed(unfinished) or self._queue_lost_pages(unfinished):
             self._queue_is_empty = False
             return True
         self._save_snapshots()
         reason: str | None = "new pages"
         if not self._options.forever:
             with self._store.snapshot() as reading:
-                reason = self._lookout.what_is_expected(reading)
+                reason = self._lookout.what_is_expected(reading, unfinished)
         if reason is None:
             return False
         self._watcher.waits(reason)
         self._next_look = time.monotonic() + LOOK_SECONDS + 3 * self._store.write_interval
         return True
 
-    def _take_up_lapsed(self) -> bool:
-        now, batch_id = utc_now(), self._options.batch_id
-        lapsed = find_lapsed(self._store, self._project_id, now, batch_id)
+    def _take_up_lapsed(self, pages: Iterable[PageInfo]) -> bool:
+        now = utc_now()
+        lapsed = find_lapsed(pages, now)
         if not lapsed:
             return False
         with self._store.transaction() as tx:
@@ -381,13 +397,13 @@ class Worker:
         self._open_batches |= {lapsed[page_id] for page_id in hopeless}
         return bool(queued)
 
-    def _queue_lost_pages(self) -> bool:
+    def _queue_lost_pages(self, pages: Iterable[PageInfo]) -> bool:
         """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
-        batch_id = self._options.batch_id
-        if not find_unqueued(self._store, self._project_id, utc_now(), batch_id):
+        if not find_unqueued(self._store, self._project_id, pages, utc_now()):
             return False
         with self._store.transaction() as tx:
-            lost = find_unqueued(tx, self._project_id, utc_now(), batch_id)
+            now_there = list_pages(tx, self._project_id, self._options.batch_id)
+            lost = find_unqueued(tx, self._project_id, now_there, utc_now())
             put_back(tx, self._project_id, lost)
         return bool(lost)
 

@@ -6,12 +6,13 @@ when its leases end. A worker that ends at once would leave both to be noticed b
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, now_iso, seconds_between
 from nimbus_tasks.core.lifecycle import Intent
-from nimbus_tasks.core.pages import list_pages
+from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.core.queue import is_newer, item_batch, queue_items
 from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS
 from nimbus_tasks.kv.store import KeyValues
@@ -39,13 +40,14 @@ class Lookout:
         """There has been work: who was alive before it may have gone since."""
         self._first_seen.clear()
 
-    def what_is_expected(self, store: KeyValues) -> str | None:
-        """What is worth waiting for, in words; ``None`` if nothing is."""
+    def what_is_expected(self, store: KeyValues, pages: Collection[PageInfo]) -> str | None:
+        """What is worth waiting for, in words; ``None`` if nothing is. ``pages`` are those that
+        have not ended."""
         if self._is_being_uploaded(store):
             return "the upload of more pages"
-        if self._has_silent_claims(store):
+        if self._has_silent_claims(pages):
             return "the leases of a worker that may be gone"
-        if self._is_arriving(store):
+        if self._is_arriving(store, pages):
             return "pages that were queued just now, and are not all to be seen yet"
         return None
 
@@ -60,7 +62,7 @@ class Lookout:
                     return True
         return False
 
-    def _is_arriving(self, store: KeyValues) -> bool:
+    def _is_arriving(self, store: KeyValues, pages: Collection[PageInfo]) -> bool:
         """Whether reads lag, and some of what was queued lately cannot be claimed yet."""
         if not store.lag_seconds:
             return False
@@ -71,17 +73,17 @@ class Lookout:
                 return True
         return any(
             page.status["status"] == "queued" and (page.status.get("updated") or "") > since
-            for page in list_pages(store, self._project_id, self._batch_id)
+            for page in pages
         )
 
-    def _has_silent_claims(self, store: KeyValues) -> bool:
+    def _has_silent_claims(self, pages: Collection[PageInfo]) -> bool:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
         is alive, and is its own affair. One that another has taken the place of has not been
         renewed: on KV it may be written over an outcome, and nobody hold it."""
         last = iso_after(LONGEST_LEASE_SECONDS)
         claims = {
             page.page_id: _Claim(page.status.get("started"), page.status["lease"])
-            for page in list_pages(store, self._project_id, self._batch_id)
+            for page in pages
             # A writer that knows no leases gives no hint of when it may be given up, nor does one
             # of whom no lease could be that long.
             if page.status["status"] == "processing" and "" < page.status.get("lease", "") <= last

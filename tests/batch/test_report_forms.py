@@ -23,7 +23,7 @@ from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
 from nimbus_tasks.core.pace import UNKNOWN
-from nimbus_tasks.core.pages import PageInfo
+from nimbus_tasks.core.pages import PageGroup, PageInfo
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
@@ -57,13 +57,13 @@ def test_all_forms_are_of_one_reading_of_the_store(
 ) -> None:
     put_ended_batch(project, store, 30)
     listings = []
-    pages_of = batches.pages_of
+    groups_of = batches.groups_of
 
-    def counted(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
+    def counted(store: KeyValues, head: BatchHead) -> Iterator[PageGroup]:
         listings.append(head)
-        return pages_of(store, head)
+        return groups_of(store, head)
 
-    monkeypatch.setattr(batches, "pages_of", counted)
+    monkeypatch.setattr(batches, "groups_of", counted)
     paths = write_report(project, store, formats=FORMATS).paths
     assert len(listings) == 1
     document = json.loads(paths["json"].read_text(encoding="utf-8"))
@@ -144,7 +144,8 @@ def test_half_a_surrogate_pair_of_somebody_else_is_text_in_every_form(
     head = BatchHead("b", project.project_id, "", 1, "completed", "run")
     page = PageInfo("page_1", {"status": "done", "batch_id": "b", "path": "a\ud800b"})
     kept: list[Any] = []
-    assert list(keeping([page], kept)) == [page]
+    group = PageGroup.of([page])
+    assert list(keeping([group], kept)) == [group]
     (row,) = report_rows(store, head, kept)
     assert row["path"] == "a?b"
     assert shown("a\ud800b", 10) == "a\N{REPLACEMENT CHARACTER}b"

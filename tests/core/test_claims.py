@@ -38,6 +38,7 @@ from nimbus_tasks.core.keys import (
     status_key,
 )
 from nimbus_tasks.core.logs import log_entry, read_logs
+from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.core.records import LEASELESS_SECONDS, PageStatus, queue_entry, read_status
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 
@@ -677,7 +678,7 @@ def test_a_claim_can_be_renewed_after_its_lease_if_nobody_has_taken_the_page_up(
     claimed = claim_one(store)
 
     assert renew(store, claimed, now=LEASE + 10) == []
-    assert find_lapsed(store, PROJECT, at(LEASE + 11)) == {}
+    assert find_lapsed(list_pages(store, PROJECT), at(LEASE + 11)) == {}
 
 
 @pytest.mark.parametrize("taken_away", TAKEN_AWAY)
@@ -751,8 +752,8 @@ def test_a_page_has_lapsed_when_its_lease_is_over(store: Store) -> None:
     queue(store, "page_a", "page_b")
     claim(store)
 
-    assert find_lapsed(store, PROJECT, at(LEASE)) == {}
-    assert list(find_lapsed(store, PROJECT, at(LEASE + 0.001))) == ["page_a", "page_b"]
+    assert find_lapsed(list_pages(store, PROJECT), at(LEASE)) == {}
+    assert list(find_lapsed(list_pages(store, PROJECT), at(LEASE + 0.001))) == ["page_a", "page_b"]
 
 
 def test_lapsed_pages_can_be_looked_for_in_one_batch(store: Store) -> None:
@@ -760,15 +761,15 @@ def test_lapsed_pages_can_be_looked_for_in_one_batch(store: Store) -> None:
     queue(store, "page_b", batch_id=OTHER)
     claim(store)
 
-    assert find_lapsed(store, PROJECT, at(LEASE + 1), OTHER) == {"page_b": OTHER}
+    assert find_lapsed(list_pages(store, PROJECT, OTHER), at(LEASE + 1)) == {"page_b": OTHER}
 
 
 def test_a_claim_without_a_lease_lapses_when_nothing_came_of_it_for_long(store: Store) -> None:
     put_status(store, "page_a", "processing", updated=iso(0), started=iso(-9000))
 
-    assert find_lapsed(store, PROJECT, at(LEASELESS_SECONDS)) == {}
+    assert find_lapsed(list_pages(store, PROJECT), at(LEASELESS_SECONDS)) == {}
     assert take_up(store, "page_a", now=LEASELESS_SECONDS) == ([], [])
-    assert list(find_lapsed(store, PROJECT, at(LEASELESS_SECONDS + 1))) == ["page_a"]
+    assert list(find_lapsed(list_pages(store, PROJECT), at(LEASELESS_SECONDS + 1))) == ["page_a"]
     assert take_up(store, "page_a", now=LEASELESS_SECONDS + 1) == (["page_a"], [])
     assert status_of(store, "page_a").state == "queued"
 
@@ -828,7 +829,7 @@ def test_neighbours_of_a_page_that_makes_workers_vanish_do_not_fail_for_it(store
     deadly, now = "page_c", 0.0
     for _ in range(40):
         now += 2 * LEASE
-        take_up(store, *find_lapsed(store, PROJECT, at(now)), now=now)
+        take_up(store, *find_lapsed(list_pages(store, PROJECT), at(now)), now=now)
         held: list[Claim] = []
         while claims := claim(store, 4 - len(held), now=now, has_suspect=any(map(suspect, held))):
             held += claims
@@ -926,7 +927,7 @@ def test_whatever_workers_do_a_page_is_queued_once_or_not_and_an_attempt_has_one
             elif action == "cancel":
                 cancel(store)
             elif action == "lapse":
-                take_up(store, *find_lapsed(store, PROJECT, at(now)), now=now)
+                take_up(store, *find_lapsed(list_pages(store, PROJECT), at(now)), now=now)
             elif action == "retry":
                 _retry_failed(store, now)
             elif claims:

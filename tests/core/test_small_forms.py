@@ -37,19 +37,26 @@ wrong_ones = st.dictionaries(
 def test_columns_say_what_each_page_says(changes: list[dict[str, Any] | None]) -> None:
     listed = [None if change is None else {**SOUND, **change} for change in changes]
     alone = [None if metadata is None else small_form(metadata) for metadata in listed]
-    assert small_forms(listed) == alone
+    forms, columns = small_forms(listed)
+    assert forms == alone
+    rows = [
+        dict(zip(c, row, strict=True)) for c in columns for row in zip(*c.values(), strict=True)
+    ]
+    assert len(rows) == sum(form is not None for form in alone)
+    assert all(row in alone for row in rows)
+    assert all(form in rows for form in alone if form is not None)
 
 
 def test_sound_metadata_are_not_copied() -> None:
     listed = [{**SOUND, "attempts": number} for number in range(5)]
-    assert all(form is one for form, one in zip(small_forms(listed), listed, strict=True))
+    assert all(form is one for form, one in zip(small_forms(listed)[0], listed, strict=True))
 
 
 def test_a_nan_does_not_pass_in_the_company_of_others() -> None:
     for at in range(4):
         listed: list[dict[str, Any]] = [dict(SOUND) for _ in range(4)]
         listed[at]["confidence"] = float("nan")
-        forms = small_forms(listed)
+        forms, _ = small_forms(listed)
         assert [form is not None and "confidence" in form for form in forms] == [
             number != at for number in range(4)
         ]

@@ -61,7 +61,7 @@ def test_a_field_out_of_range_counts_as_absent_also_where_its_like_were_sound(
 ) -> None:
     sound = {"status": "done", "batch_id": "b", "updated": now_iso(), "attempts": 1, "changes": 1,
              "confidence": 0.5, "priority": 5}  # fmt: skip
-    first, second, last = small_forms([sound, {**sound, **wrong}, sound])
+    (first, second, last), _ = small_forms([sound, {**sound, **wrong}, sound])
     assert first == last == sound
     assert second is None or not wrong.keys() & second.keys()
 
@@ -108,7 +108,8 @@ def test_a_worker_waits_neither_for_a_lease_nor_for_an_upload_of_the_far_future(
         batch_key(project.project_id, "batch_x"),
         json.dumps({"status": "uploading", "created": "2099-01-01T00:00:00Z", "pages": {}}),
     )
-    assert Lookout(project.project_id, None).what_is_expected(store) is None
+    pages = list(list_pages(store, project.project_id))
+    assert Lookout(project.project_id, None).what_is_expected(store, pages) is None
     assert work(project, store).done == 9
 
 

@@ -251,9 +251,12 @@ class Histories(RuleBasedStateMachine):
     def time_goes(self, seconds: float) -> None:
         self.clock.seconds += seconds
 
+    def pages(self) -> list[PageInfo]:
+        return list(list_pages(self.store, self.project.project_id))
+
     @rule()
     def take_up(self) -> None:
-        lapsed = self.attempt(lambda: find_lapsed(self.store, self.project.project_id, utc_now()))
+        lapsed = self.attempt(lambda: find_lapsed(self.pages(), utc_now()))
         self.may_change |= lapsed.keys()
 
         def take_up() -> Any:
@@ -375,7 +378,7 @@ class Histories(RuleBasedStateMachine):
 
     def put_back(self) -> None:
         with self.store.transaction() as tx:
-            lost = find_unqueued(tx, self.project.project_id, utc_now())
+            lost = find_unqueued(tx, self.project.project_id, self.pages(), utc_now())
             put_in_queue(tx, self.project.project_id, lost)
 
     def settled(self) -> None:
@@ -429,7 +432,8 @@ class OnSqlite(Histories):
 
     @invariant()
     def what_is_queued_can_be_claimed(self) -> None:
-        assert find_unqueued(self.store, self.project.project_id, utc_now()) == {}
+        project_id = self.project.project_id
+        assert find_unqueued(self.store, project_id, self.pages(), utc_now()) == {}
 
 
 class OnKV(Histories):

@@ -81,7 +81,7 @@ def write_report(
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
         pages: list[Kept] = []
-        kept = keeping(batches.pages_of(reading, head), pages)
+        kept = keeping(batches.groups_of(reading, head), pages)
         view = batches.look_at(kept, head, now, can_be_chosen=reading.serves_batches)
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:

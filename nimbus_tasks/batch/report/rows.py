@@ -11,7 +11,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.keys import status_key, superseded_key
 from nimbus_tasks.core.logs import log_counts
-from nimbus_tasks.core.pages import PageInfo, status_or_none
+from nimbus_tasks.core.pages import PageGroup, PageInfo, status_or_none
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues
 
@@ -44,28 +44,30 @@ class Kept(NamedTuple):
     superseded_by: str | None
 
 
-def keeping(pages: Iterable[PageInfo], kept: list[Kept]) -> Iterator[PageInfo]:
+def keeping(groups: Iterable[PageGroup], kept: list[Kept]) -> Iterator[PageGroup]:
     """The same pages, of each of which ``kept`` gets what its row needs."""
-    for page in pages:
-        get = page.status.get
-        kept.append(
-            Kept(
-                page.name,
-                page.page_id,
-                get("path"),
-                intern(page.status["status"]),
-                get("uploaded"),
-                get("completed"),
-                get("changes"),
-                get("confidence"),
-                get("error"),
-                get("code"),
-                get("attempts", 0),
-                get("duration_ms"),
-                get("superseded_by"),
-            )
-        )
-        yield page
+    for group in groups:
+        kept += map(_kept, group.pages)
+        yield group
+
+
+def _kept(page: PageInfo) -> Kept:
+    get = page.status.get
+    return Kept(
+        page.name,
+        page.page_id,
+        get("path"),
+        intern(page.status["status"]),
+        get("uploaded"),
+        get("completed"),
+        get("changes"),
+        get("confidence"),
+        get("error"),
+        get("code"),
+        get("attempts", 0),
+        get("duration_ms"),
+        get("superseded_by"),
+    )
 
 
 def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[Row]:
@@ -82,9 +84,8 @@ def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterato
         there = {page.page_id for page in pages}
         listed = batches.load(store, head.project_id, head.batch_id).pages
         never_sent = (PageInfo(page_id, _NEVER_SENT) for page_id in sorted(listed.keys() - there))
-        rest: list[Kept] = []
-        for _ in keeping(never_sent, rest):
-            yield _row(rest.pop(), None, 0)
+        for page in map(_kept, never_sent):
+            yield _row(page, None, 0)
 
 
 def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict[str, PageStatus]:

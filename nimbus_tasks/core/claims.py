@@ -304,9 +304,12 @@ def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> di
         page_id = last_part(key)
         if page_id in statuses or page_id not in page_ids:
             continue
+        # Not a listing: that may have a record which no read has yet.
+        entry = tx.get(status_key(project_id, page_id))
         batch_id = read_item(tx.get(key)).get("batch_id")
-        if is_id(batch_id) and tx.head(status_key(project_id, page_id)) is not None:
-            statuses[page_id] = PageStatus("queued", str(batch_id), "")
+        if entry is not None and is_id(batch_id):
+            anew = PageStatus("queued", str(batch_id), "")
+            statuses[page_id] = status_or_none(entry) or anew
     return statuses
 
 

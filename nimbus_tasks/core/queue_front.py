@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from nimbus_tasks.core.keys import queue_prefix
-from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
+from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Metadata, Store
 
 
 class QueueFrontStore(Store):
@@ -59,6 +59,12 @@ class QueueFrontStore(Store):
         items = [key for key in wanted if self._is_item(key)]
         return found | self._get_items(items) if items else found
 
+    def get_values(self, keys: Iterable[str]) -> dict[str, str]:
+        wanted = list(keys)
+        if any(map(self._is_item, wanted)):
+            return super().get_values(wanted)
+        return self._inner.get_values(wanted)
+
     def put_many(self, entries: Iterable[Entry]) -> None:
         items: list[Entry] = []
         with self.transaction():
@@ -87,6 +93,11 @@ class QueueFrontStore(Store):
         if self._is_item(prefix):
             return self._scan_items(prefix, limit)
         return self._inner.scan(prefix, limit=limit)
+
+    def scan_many(self, prefix: str) -> Iterator[tuple[list[str], list[Metadata | None]]]:
+        if self._is_item(prefix):
+            return super().scan_many(prefix)
+        return self._inner.scan_many(prefix)
 
     def head(self, key: str) -> KeyInfo | None:
         if not self._is_item(key):

@@ -149,7 +149,7 @@ class Fleet:
     def run_each(self, *tasks: str, **options: Any) -> list[Any]:
         """Commands that do not disturb each other, at once."""
         with ThreadPoolExecutor(len(tasks)) as pool:
-            return list(pool.map(lambda task: self.run(task, **options), tasks))
+            return list(pool.map(lambda task: self.run(*task.split(), **options), tasks))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.contested import Contested
 from tests.factories import environment_for, failing
-from tests.fleet.conftest import LAG, Fleet
+from tests.fleet.conftest import LAG, TOKEN, Fleet
 from tests.kv.kv_server import seeded_faults
 
 
@@ -151,8 +151,8 @@ project = load_project(Path(sys.argv[1]))
 def process(page, progress):
     print("begun", flush=True)
     time.sleep(60)
-with project.open_store(hold_seconds=2.0) as store:
-    options = Options(concurrency=3, lease_seconds=0.5).shared(store.lag_seconds)
+with project.open_store(hold_seconds=1.2) as store:
+    options = Options(concurrency=3, lease_seconds=0.3).shared(store.lag_seconds)
     Worker(store, project.project_id, process, options, Quiet()).run()
 """
 
@@ -412,14 +412,21 @@ def kinds(findings: list[Any]) -> set[str]:
 
 
 def test_the_job_by_its_commands(fleet: Fleet) -> None:
-    """Real processes, with the times as they are."""
-    fleet.machine()
+    """Real processes, with the times as they are. The token goes to the server, and is printed
+    nowhere."""
     batch_id = fleet.upload(12)
-    assert json.loads(fleet.run("nimbus.batch.verify", "--json").stdout)["ok"]
-    told = json.loads(fleet.run("nimbus.worker", "--json", machine="two").stdout)
+    doctor, verified = fleet.run_each("nimbus.doctor", "nimbus.batch.verify --json")
+    assert json.loads(verified.stdout)["ok"]
+    assert "12 pages queued" in doctor.stdout
+    worked = fleet.run("nimbus.worker", "--json", machine="two")
+    told = json.loads(worked.stdout)
     assert (told["done"], told["failed"]) == (12, 0)
-    assert batch_id in fleet.run("nimbus.batch.wait", machine="three").stdout
+    waited = fleet.run("nimbus.batch.wait", machine="three")
+    assert batch_id in waited.stdout
     assert fleet.server.messages == []
     refused = fleet.run("nimbus.worker", "--batch=latest", code=2)
     assert "--batch" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) <= 2
+    for ran in (doctor, verified, worked, waited, refused):
+        assert TOKEN not in ran.stdout + ran.stderr
+    assert {seen["Authorization"] for seen in fleet.server.seen} == {f"Bearer {TOKEN}"}

@@ -196,7 +196,8 @@ def finish_pages(
         again = outcome.try_again and status.batch_id not in cancelled
         counted.append(outcome if again == outcome.try_again else replace(outcome, try_again=again))
         if again:
-            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
+            spent = status.with_usage(outcome.usage)
+            queued = spent.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
             continue
@@ -360,7 +361,7 @@ def _is_written(outcome: Outcome, status: PageStatus) -> bool:
 
 
 def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
-    return status.changed(
+    return status.with_usage(outcome.usage).changed(
         state="failed" if outcome.error is not None else "done",
         # Not when it was completed: a lease may have been renewed since, and no record is ever
         # followed by one that says to be older.
@@ -373,7 +374,6 @@ def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
         duration_ms=outcome.duration_ms,
         changes=outcome.changes,
         confidence=outcome.confidence,
-        **(outcome.usage._asdict() if outcome.usage else {}),
         error=outcome.error,
         code=outcome.code,
     )

@@ -109,6 +109,17 @@ def test_one_bad_page_of_each_kind_among_good_ones(
     assert report["metrics"]["usage"]["tokens_in"] == 12_000
 
 
+def test_the_sums_are_of_all_attempts(project: Project, server: LlmServer) -> None:
+    """The first asks twice for a good answer, and fails; what it took is paid for as well."""
+    write_map(project.folder / "maps", "a.json", a_map())
+    server.reply = in_turn(says("rubbish"), says("rubbish"), says(GOOD))
+    ran = run(project, server, "nimbus.upload", *WORKER, "--exit-status")
+    assert ran.returncode == 3, ran.stderr
+    ran = run(project, server, "nimbus.batch.retry", *WORKER, "nimbus.batch.metrics", "--json")
+    metrics = json.loads("{" + ran.stdout.rpartition("\n{")[2])
+    assert metrics["usage"] == {"pages": 1, "tokens_in": 3000, "tokens_out": 300, "cost": 0.00063}
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

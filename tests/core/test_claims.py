@@ -403,7 +403,8 @@ class Behind(SqliteStore):
 def test_a_record_that_is_listed_and_cannot_be_read_yet_is_not_taken_for_damaged(
     tmp_path: Path,
 ) -> None:
-    with Behind(tmp_path / "kv.sqlite3", create=True) as store:
+    store = Behind(tmp_path / "kv.sqlite3", create=True)
+    with store:
         put_batch(store)
         queue(store, "page_a")
         stored = store.get(status_key(PROJECT, "page_a"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
-from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
+from nimbus_tasks.core.records import PageStatus, Usage, queue_entry, read_status
 from nimbus_tasks.core.small_forms import small_form
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, Store

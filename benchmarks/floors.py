@@ -52,10 +52,21 @@ def scan(store: str) -> None:
 
 
 def report(store: str, to: str) -> None:
-    """Read the same records and write the same JSON: a listing, and an object a page."""
+    """Read the same records and write the same JSON: the listings of statuses and logs, the failed
+    pages' records, and an object a page in the order of the paths."""
     with closing(sqlite3.connect(store)) as db, Path(to).open("w", encoding="utf-8") as file:
-        for key, metadata in _listing(db):
-            file.write(json.dumps({"page_id": key, **metadata}, ensure_ascii=False) + ",\n")
+        logged = {key[5:]: metadata["entries"] for key, metadata in _listing(db, "logs")}
+        pages = sorted((str(found["path"]), key, found) for key, found in _listing(db))
+        for _, key, found in pages:
+            if found["status"] == "failed":
+                query = "SELECT value FROM vals WHERE key = ?"
+                json.loads(db.execute(query, (key,)).fetchone()[0])
+        remaining = iter(pages)
+        while some := list(islice(remaining, 500)):
+            rows = [
+                {"page_id": key, **found, "log_entries": logged[key[7:]]} for _, key, found in some
+            ]
+            file.write(json.dumps(rows, ensure_ascii=False)[1:-1] + ",\n")
 
 
 def write(database: str, rows: str) -> None:
@@ -106,9 +117,12 @@ def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
     db.execute("CREATE TABLE pages (key TEXT PRIMARY KEY, value TEXT, metadata TEXT)")
 
 
-def _listing(db: sqlite3.Connection) -> Iterator[tuple[str, dict[str, object]]]:
+def _listing(
+    db: sqlite3.Connection, kind: str = "status"
+) -> Iterator[tuple[str, dict[str, object]]]:
     rows = db.execute(
-        "SELECT key, metadata FROM keys WHERE key >= 'status:' AND key < 'status;' ORDER BY key"
+        "SELECT key, metadata FROM keys WHERE key >= ? AND key < ? ORDER BY key",
+        (f"{kind}:", f"{kind};"),
     )
     # Parsed in groups: a call of the parser a row takes longer than the row.
     while some := list(islice(rows, 500)):

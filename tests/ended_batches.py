@@ -84,8 +84,7 @@ def write_html(path: Path, project: Project, statuses: Iterable[PageStatus]) -> 
     view = BatchView(head, tally, tally.status("run"), UNKNOWN)
     with path.open("w", encoding="utf-8") as file:
         report = HtmlReport(file, project, view, to_iso(_START), {})
-        for row in sorted(rows, key=lambda row: row["path"]):
-            report.add(row)
+        report.add(sorted(rows, key=lambda row: row["path"]))
         report.finish()
 
 

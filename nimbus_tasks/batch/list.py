@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from invoke.context import Context
 
@@ -20,8 +19,7 @@ from nimbus_tasks.ui.batch_view import batch_table
 from nimbus_tasks.ui.console import Console
 
 
-@dataclass(frozen=True)
-class BatchRow:
+class BatchRow(NamedTuple):
     """A batch in the list. ``summary`` has completed, failed, pending and average_time_ms; with
     ``cancelled`` its pages add up to ``page_count``."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from nimbus_tasks.batch.list import BatchRow, list_batches, show_batches
 from nimbus_tasks.command import (
     EXIT_STATUS_HELP,
     JSON_HELP,
@@ -23,6 +23,9 @@ from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import batch_lines
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.next_steps import show_next
+
+if TYPE_CHECKING:
+    from nimbus_tasks.batch.list import BatchRow
 
 
 def view_batch(
@@ -59,6 +62,8 @@ def status(
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:
         if batch is None:
+            from nimbus_tasks.batch.list import list_batches, show_batches
+
             rows = list_batches(project, store)
             if json:
                 console.document({"batches": [row.to_json() for row in rows]})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from nimbus_tasks.core.batches import BatchView
-from nimbus_tasks.core.failures import FailureGroup, group_failures
 from nimbus_tasks.core.lifecycle import is_finished
+
+if TYPE_CHECKING:  # most looks find no failures, and should not wait for its import
+    from nimbus_tasks.core.failures import FailureGroup
 
 #: A longer error code is none that a person would type.
 _MAX_CODE = 80
 
 
-@dataclass(frozen=True)
-class NextStep:
+class NextStep(NamedTuple):
     """A command, quoted for a shell, and in a sentence without its full stop why."""
 
     why: str
@@ -30,11 +31,19 @@ def next_steps_of(
         view.head.batch_id,
         view.status,
         view.tally.counts,
-        groups=group_failures(view.failures) if groups is None else groups,
+        groups=_groups_of(view) if groups is None else groups,
         stalled=len(view.stalled),
         can_be_chosen=view.can_be_chosen,
         in_report=in_report,
     )
+
+
+def _groups_of(view: BatchView) -> Sequence[FailureGroup]:
+    if not view.failures:
+        return ()
+    from nimbus_tasks.core.failures import group_failures
+
+    return group_failures(view.failures)
 
 
 def next_steps(

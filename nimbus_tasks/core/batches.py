@@ -7,11 +7,11 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import to_iso
@@ -39,8 +39,7 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 FAILURES_KEPT = 50
 
 
-@dataclass(frozen=True)
-class BatchView:
+class BatchView(NamedTuple):
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
     ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
@@ -51,9 +50,9 @@ class BatchView:
     tally: Tally
     status: str
     pace: Pace
-    in_flight: list[PageInfo] = field(default_factory=list)
-    stalled: list[PageInfo] = field(default_factory=list)
-    failures: list[PageInfo] = field(default_factory=list)
+    in_flight: Sequence[PageInfo] = ()
+    stalled: Sequence[PageInfo] = ()
+    failures: Sequence[PageInfo] = ()
     #: Whether a worker can be given its pages alone.
     can_be_chosen: bool = True
 
@@ -98,16 +97,15 @@ def find(store: KeyValues, project_id: str, name: str | None) -> BatchHead:
 
     Raises :class:`NotFoundError`, or :class:`UsageError` for what is no id or means several.
     """
-    if name is not None:
-        check_id(name, "batch")
-        info = store.head(batch_key(project_id, name))
-        if info is not None:
-            return _head_or_stub(store, project_id, name, info)
-    known = heads(store, project_id)
     if name is None or name == "latest":
-        if not known:
+        if not (known := heads(store, project_id)):
             raise NotFoundError("this project has no batch yet", advice="Run: invoke nimbus.upload")
         return known[0]
+    check_id(name, "batch")
+    info = store.head(batch_key(project_id, name))
+    if info is not None:
+        return _head_or_stub(store, project_id, name, info)
+    known = heads(store, project_id)
     meant = [head for head in known if head.batch_id.endswith(name)]
     if not meant:
         raise NotFoundError(f"no such batch: {name}", advice="See: invoke nimbus.batch.list")

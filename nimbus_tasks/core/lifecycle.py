@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.columns import Columns, columns_of, rows_where
 
@@ -94,8 +94,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(1, ceil(len(ordered) * share)) - 1]
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """How long pages took, in milliseconds; ``None`` where none is done."""
 
     average_ms: int | None

@@ -64,14 +64,16 @@ def read_logs(entry: Entry | None) -> list[LogEntry]:
 
 def log_counts(store: KeyValues, project_id: str) -> dict[str, int]:
     """How many entries each page's log has, from the value where its writer left no metadata."""
-    counts, bare = {}, []
+    counts: dict[str, int] = {}
+    bare: list[str] = []
     prefix = logs_prefix(project_id)
-    for info in store.scan(prefix):
-        entries = count_field((info.metadata or {}).get("entries"))
-        if entries is not None:
-            counts[info.key.removeprefix(prefix)] = entries
-        else:
-            bare.append(info.key)
+    for keys, metadata in store.scan_many(prefix):
+        found = [count_field((one or {}).get("entries")) for one in metadata]
+        for key, count in zip(keys, found, strict=True):
+            if count is None:
+                bare.append(key)
+            else:
+                counts[key[len(prefix) :]] = count
     for at in range(0, len(bare), VALUES_A_READ):
         for key, entry in store.get_many(bare[at : at + VALUES_A_READ]).items():
             counts[key.removeprefix(prefix)] = len(read_logs(entry))

@@ -6,9 +6,9 @@ needs no memory of earlier looks, so that ``status`` run once knows as much as a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from math import sqrt
+from typing import NamedTuple
 
 from nimbus_tasks.core.clock import iso_after, seconds_between, to_iso
 from nimbus_tasks.core.lifecycle import Tally
@@ -20,8 +20,7 @@ ENOUGH = 8
 LONG_WINDOW_SECONDS = 900.0
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """Pages a second, and the seconds left at that rate: likely at least, likely at most.
 
     ``None`` where too little happened lately to say.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import seconds_between, to_iso
-from nimbus_tasks.core.failures import FailureGroup, group_failures
 from nimbus_tasks.core.lifecycle import PAGE_STATES, UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.ui.figures import (
@@ -27,6 +27,9 @@ from nimbus_tasks.ui.figures import (
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.table import table
 from nimbus_tasks.ui.text import clean, clip, pad, width
+
+if TYPE_CHECKING:  # most looks find no failures, and should not wait for its import
+    from nimbus_tasks.core.failures import FailureGroup
 
 #: Colour and characters of the parts of a bar, in the order in which they fill it.
 _BAR_PARTS = (("done", "█"), ("failed", "█"), ("cancelled", "▒"), ("processing", "▓"))
@@ -139,6 +142,8 @@ def failure_lines(
     if not count:
         return []
     if count > most:
+        from nimbus_tasks.core.failures import group_failures
+
         return ["", *error_groups(group_failures(failures, most=most), count, style, columns)]
     title = f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"
     lines = ["", title, *(f"   {failure_line(page, style, columns - 3)}" for page in failures)]

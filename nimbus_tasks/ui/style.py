@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from nimbus_tasks.ui.text import pad
 
@@ -48,8 +47,7 @@ _COLOURS = {
 _ASCII_ONLY = str.maketrans("…–·─█░▓▒→↻≥", "~-|-#.=x>*>")
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """What a stream can show: ``colour`` escape codes, ``unicode`` signs and bars."""
 
     colour: bool

@@ -146,7 +146,7 @@ def test_half_a_surrogate_pair_of_somebody_else_is_text_in_every_form(
     kept: list[Any] = []
     group = PageGroup.of([page])
     assert list(keeping([group], kept)) == [group]
-    (row,) = report_rows(store, head, kept)
+    ((row,),) = report_rows(store, head, kept)
     assert row["path"] == "a?b"
     assert shown("a\ud800b", 10) == "a\N{REPLACEMENT CHARACTER}b"
 

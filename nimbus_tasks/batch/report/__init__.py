@@ -58,7 +58,7 @@ class Report:
 class _Form(Protocol):
     """A file in the making."""
 
-    def add(self, row: Row) -> None: ...
+    def add(self, rows: Sequence[Row]) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -88,9 +88,9 @@ def write_report(
             with atomic_files(paths.values()) as files:
                 made = _Making(project, view, to_iso(now), options or {})
                 forms = [made.form(name, file) for name, file in zip(paths, files, strict=True)]
-                for row in report_rows(reading, head, pages):
+                for rows in report_rows(reading, head, pages):
                     for form in forms:
-                        form.add(row)
+                        form.add(rows)
                 for form in forms:
                     form.finish()
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from typing import TextIO
 
 from nimbus_tasks.batch.report.rows import FIELDS, Row
@@ -14,17 +15,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class CsvReport:
-    """Written row by row; Excel knows it for UTF-8 by the mark at its beginning."""
+    """Written some rows at a time; Excel knows it for UTF-8 by the mark at its beginning."""
 
     def __init__(self, file: TextIO) -> None:
         file.write("\ufeff")
         self._writer = csv.writer(file)
         self._writer.writerow(FIELDS)
 
-    def add(self, row: Row) -> None:
-        """Write the next page."""
-        values = [row.get(name) for name in FIELDS]
-        self._writer.writerow([_text(v) if isinstance(v, str) else v for v in values])
+    def add(self, rows: Sequence[Row]) -> None:
+        """Write the next pages."""
+        for row in rows:
+            values = [row.get(name) for name in FIELDS]
+            self._writer.writerow([_text(v) if isinstance(v, str) else v for v in values])
 
     def finish(self) -> None:
         """There is nothing behind the last page."""

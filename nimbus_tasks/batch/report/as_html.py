@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from typing import Any, TextIO
 
@@ -52,9 +52,10 @@ class HtmlReport:
         self._options = options
         self._digest = Digest()
 
-    def add(self, row: Row) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Take the next page."""
-        self._digest.add(row)
+        for row in rows:
+            self._digest.add(row)
 
     def finish(self) -> None:
         """Write the file."""

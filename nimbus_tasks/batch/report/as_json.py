@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TextIO
 
 from nimbus_tasks.batch.report.rows import Row
@@ -11,7 +12,7 @@ from nimbus_tasks.core.metrics import batch_metrics
 
 
 class JsonReport:
-    """Written row by row, so that it takes no memory."""
+    """Written some rows at a time, so that it takes no memory."""
 
     def __init__(self, file: TextIO, view: BatchView, generated: str) -> None:
         head = {
@@ -26,9 +27,12 @@ class JsonReport:
         self._separator = "\n    "
         file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + ',\n  "pages": [')
 
-    def add(self, row: Row) -> None:
-        """Write the next page."""
-        self._file.write(self._separator + self._encode(row))
+    def add(self, rows: Sequence[Row]) -> None:
+        """Write the next pages, at least one."""
+        # All in one call, at half the time; then each on a line of its own. What is looked for can
+        # not be inside a text, where no quote stands without a backslash.
+        text = self._encode(rows)[1:-1].replace('}, {"page_id": ', '},\n    {"page_id": ')
+        self._file.write(self._separator + text)
         self._separator = ",\n    "
 
     def finish(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from sys import intern
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.keys import status_key, superseded_key
 from nimbus_tasks.core.logs import log_counts
-from nimbus_tasks.core.pages import PageGroup, PageInfo, status_or_none
+from nimbus_tasks.core.pages import PageGroup, in_groups, status_or_none
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues
 
@@ -47,45 +47,35 @@ class Kept(NamedTuple):
 def keeping(groups: Iterable[PageGroup], kept: list[Kept]) -> Iterator[PageGroup]:
     """The same pages, of each of which ``kept`` gets what its row needs."""
     for group in groups:
-        kept += map(_kept, group.pages)
+        kept += _kept(group.page_ids, group.statuses)
         yield group
 
 
-def _kept(page: PageInfo) -> Kept:
-    get = page.status.get
-    return Kept(
-        page.name,
-        page.page_id,
-        get("path"),
-        intern(page.status["status"]),
-        get("uploaded"),
-        get("completed"),
-        get("changes"),
-        get("confidence"),
-        get("error"),
-        get("code"),
-        get("attempts", 0),
-        get("duration_ms"),
-        get("superseded_by"),
-    )
+def _kept(page_ids: Sequence[str], statuses: Sequence[Mapping[str, Any]]) -> Iterator[Kept]:
+    # A field at a time, which takes half of what it takes page by page.
+    found: dict[str, list[Any]] = {
+        field: [status.get(field) for status in statuses] for field in Kept._fields[2:]
+    }
+    found["status"] = [intern(state) for state in found["status"]]
+    found["attempts"] = [attempts or 0 for attempts in found["attempts"]]
+    names = [path or page_id for path, page_id in zip(found["path"], page_ids, strict=True)]
+    return map(Kept, names, page_ids, *found.values())
 
 
-def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[Row]:
-    """One object a page, in the order of their paths: ``pages`` are those of the batch that have a
-    status, and are sorted here; those that it only lists come last."""
+def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[list[Row]]:
+    """One object a page, in the order of their paths, some hundreds at a time: ``pages`` are those
+    of the batch that have a status, and are sorted here; those that it only lists come last."""
     logged = log_counts(store, head.project_id)
     pages.sort()
     remaining = iter(pages)
     while chunk := list(islice(remaining, _PAGES_A_READ)):
         whole = _whole_records(store, head, chunk)
-        for page in chunk:
-            yield _row(page, whole.get(page.page_id), logged.get(page.page_id, 0))
+        yield [_row(p, whole.get(p.page_id), logged.get(p.page_id, 0)) for p in chunk]
     if len(pages) < head.page_count:
         there = {page.page_id for page in pages}
         listed = batches.load(store, head.project_id, head.batch_id).pages
-        never_sent = (PageInfo(page_id, _NEVER_SENT) for page_id in sorted(listed.keys() - there))
-        for page in map(_kept, never_sent):
-            yield _row(page, None, 0)
+        for some in in_groups(sorted(listed.keys() - there)):
+            yield [_row(page, None, 0) for page in _kept(some, [_NEVER_SENT] * len(some))]
 
 
 def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict[str, PageStatus]:

@@ -93,7 +93,7 @@ class MessageQueueStore(QueueFrontStore):
         self._backlog: int | None = None
         self._quiet_since: float | None = None
         self._patience = random.uniform(2, 3)
-        self._pull_again_at = 0.0
+        self._pull_again_at = self._last_pull = 0.0
 
     def _get_items(self, keys: list[str]) -> dict[str, Entry]:
         return {key: self._waiting[key].entry for key in keys if key in self._waiting}
@@ -128,7 +128,7 @@ class MessageQueueStore(QueueFrontStore):
         if self._hold_seconds is not None:
             if self._quiet_since is None:
                 return True
-            quiet = self._clock() - self._quiet_since - self._patience * self.lag_seconds
+            quiet = self._last_pull - self._quiet_since - self._patience * self.lag_seconds
             if quiet <= 0 or quiet > QUIET_SECONDS:
                 return quiet <= 0
         return count <= self.hidden_items()
@@ -199,6 +199,9 @@ class MessageQueueStore(QueueFrontStore):
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
+        # Not the time of whoever asks: all that is asked between two pulls has one answer, or a
+        # worker would put nothing back, and a moment later see nothing to wait for.
+        self._last_pull = now
 
     def _take(self, message: Message, until: float) -> bool:
         """Keep a message as the item that it is; ``False`` if it is none of ours."""

@@ -67,7 +67,9 @@ class Lookout:
         if not store.lag_seconds:
             return False
         # Of messages nobody sees those that are delayed, or in the hands of one who has vanished.
-        since = "" if store.may_hide(1) else iso_after(-store.lag_seconds)
+        # What is older than the lag is claimed or put back at the next look; to be waited for until
+        # then, it has to be waited for somewhat longer.
+        since = "" if store.may_hide(1) else iso_after(-2 * store.lag_seconds)
         for info in queue_items(store, self._project_id):
             if is_newer(info.key, since) and self._batch_id in (None, item_batch(store, info)):
                 return True

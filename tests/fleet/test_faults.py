@@ -14,6 +14,7 @@ import pytest
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
+from nimbus_tasks.doctor import examine
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
 from nimbus_tasks.processors.llm_settings import LlmSettings
 from nimbus_tasks.worker.rehearsal import rehearse
@@ -102,6 +103,31 @@ def test_publishing_that_is_cut_off_halfway_is_ended_by_whoever_works(
     assert len(fleet.server.messages) == 10
     fleet.work("one", "two")
     assert fleet.counts() == {"done": 20}
+
+
+def test_a_token_that_may_not_use_the_queue_is_found_before_anything_is_written(
+    fleet: Fleet,
+) -> None:
+    fleet.server.faults = lambda call: FORBIDDEN if "/queues/" in call.path else None
+    with pytest.raises(StoreError, match="not allowed") as caught:
+        fleet.upload(3)
+    assert "Queues: Edit" in str(caught.value.advice)
+    assert not [key for key in fleet.server.data if key.startswith("status:")]
+    check = {check.name: check for check in examine(fleet.machine().root)}["queue"]
+    assert (check.level, check.exit_code) == ("error", 5)
+    assert "Queues: Edit" in str(check.advice)
+
+
+def test_one_that_may_only_look_at_the_queue_loses_no_page(fleet: Fleet) -> None:
+    """It is found when the pages are there, and their messages are not."""
+    fleet.server.faults = at("/messages/batch", FORBIDDEN)
+    with pytest.raises(StoreError, match="not allowed"):
+        fleet.upload(3)
+    fleet.server.faults = None
+    assert fleet.server.messages == []
+    fleet.upload(3)
+    fleet.work("two")
+    assert fleet.counts() == {"done": 3}
 
 
 def test_two_uploads_at_once_are_two_batches(fleet: Fleet) -> None:

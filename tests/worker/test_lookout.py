@@ -72,6 +72,19 @@ def test_a_holder_that_was_alive_before_there_was_work_may_have_gone_since(store
     assert waits(lookout, store)
 
 
+def test_a_page_that_has_just_become_old_enough_to_be_put_back_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    """It was too new when pages in no queue were looked for, a moment ago."""
+    lookout, store = Lookout(PROJECT, None), SqliteStore(tmp_path / "kv.sqlite3", create=True)
+    with store:
+        store.lag_seconds = 10.0
+        for seconds, waits_for_it in ((-10.01, True), (-21.0, False)):
+            queued = PageStatus("queued", "batch_20261124_081302", iso_after(seconds))
+            store.put_many([queued.entry(status_key(PROJECT, "page_1"))])
+            assert (expected(lookout, store) is not None) == waits_for_it
+
+
 def test_an_older_lease_is_no_sign_of_life(store: Store) -> None:
     """Of a place that the last renewal has not reached."""
     lookout = Lookout(PROJECT, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,9 +98,9 @@ class Batch:
         return Entry(key, dump_json(value), head.metadata())
 
     def with_snapshot(
-        self, tally: Tally, status: str, states: Mapping[str, str] | None = None
+        self, tally: Tally, status: str, pages: Mapping[str, Mapping[str, Any]] | None = None
     ) -> Batch:
-        """The same batch with what its pages add up to, and the state of each where given."""
+        """The same batch with what its pages add up to, and each as it is where given."""
         head = replace(
             self.head,
             status=status,
@@ -108,17 +108,25 @@ class Batch:
             counts=tally.counts,
             average_time_ms=tally.average_time_ms(),
         )
-        if states is None:
-            return replace(self, head=head)
+        return replace(self, head=head, pages=self.pages if pages is None else pages)
+
+    def pages_in(self, states: Iterable[tuple[str, str]]) -> dict[str, Mapping[str, Any]]:
+        """The batch's pages in those states, by page id; one that has none was uploaded only."""
         made: dict[tuple[int, str], Mapping[str, Any]] = {}
-        pages = {}
-        for page_id, page in self.pages.items():
-            state = states.get(page_id, "uploaded")
+
+        def put(page_id: str, page: Mapping[str, Any], state: str) -> None:
             # Pages of one batch say nearly all the same: what is equal is one object.
             if (same := made.get((id(page), state))) is None:
                 same = made[id(page), state] = {**page, "status": state}
             pages[page_id] = same
-        return replace(self, head=head, pages=pages)
+
+        pages: dict[str, Mapping[str, Any]] = {}
+        for page_id, page in self.pages.items():
+            put(page_id, page, "uploaded")
+        for page_id, state in states:
+            if page_id in self.pages:
+                put(page_id, self.pages[page_id], state)
+        return pages
 
 
 _BATCH_FIELDS = frozenset(

@@ -137,11 +137,13 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
 
 def groups_of(store: KeyValues, head: BatchHead) -> Iterator[PageGroup]:
     """The same, many at a time."""
-    seen: set[str] = set()
+    count, seen = 0, set[str]()
     for group in list_groups(store, head.project_id, head.batch_id):
-        seen.update(group.page_ids)
+        count += len(group.page_ids)
+        if store.lag_seconds:  # where transactions are none, a page can be in two batches
+            seen.update(group.page_ids)
         yield group
-    if len(seen) < head.page_count:
+    if count < head.page_count:
         yield from _superseded(store, head.project_id, head.batch_id, seen)
 
 
@@ -157,12 +159,9 @@ def fold_with_states(
     store: KeyValues, head: BatchHead, page_count: int
 ) -> tuple[Tally, dict[str, str]]:
     """What the pages of the batch add up to now, and what each is in, by page id."""
-    tally, states = Tally(page_count), dict[str, str]()
-    for group in groups_of(store, head):
-        tally.add_all(group.columns)
-        found = [intern(status["status"]) for status in group.statuses]
-        states.update(zip(group.page_ids, found, strict=True))
-    return tally, states
+    tally = Tally(page_count)
+    pairs = _counting(groups_of(store, head), tally)
+    return tally, {page_id: intern(state) for page_id, state in pairs}
 
 
 def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> dict[str, Tally]:
@@ -179,7 +178,8 @@ def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> d
         for batch_id in some.values("batch_id") & tallies.keys():
             group = some.where("batch_id", batch_id)
             tallies[batch_id].add_all(group.columns)
-            seen[batch_id].update(group.page_ids)
+            if store.lag_seconds:
+                seen[batch_id].update(group.page_ids)
     for batch_id, tally in tallies.items():
         if tally.seen < tally.page_count:
             for group in _superseded(store, project_id, batch_id, seen[batch_id]):
@@ -237,9 +237,12 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
     """The batch with the pages that have a status in it, and without those that were only listed:
     an upload that was cut off had announced them and never sent them."""
     pages: Mapping[str, Mapping[str, Any]] = batch.pages
-    listed = [page.page_id in pages for page in pages_of(tx, batch.head)]
+    there, others = 0, 0
+    for group in groups_of(tx, batch.head):
+        listed = sum(page_id in pages for page_id in group.page_ids)
+        there, others = there + listed, others + len(group.page_ids) - listed
     # Nearly always it is all of them, and of 100,000 pages no other dictionary is made then.
-    if not all(listed) or len(listed) < len(pages):
+    if others or there < len(pages):
         pages = {
             page.page_id: pages.get(page.page_id, {"uploaded": page.status.get("uploaded")})
             for page in pages_of(tx, batch.head)
@@ -254,10 +257,18 @@ def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
 
 def save_with_snapshot(tx: KeyValues, batch: Batch) -> str:
     """Write a batch record with what its pages add up to now; returns the status."""
-    tally, states = fold_with_states(tx, batch.head, len(batch.pages))
+    tally = Tally(len(batch.pages))
+    pages = batch.pages_in(_counting(groups_of(tx, batch.head), tally))
     status = tally.status(batch.head.intent)
-    tx.put_many([batch.with_snapshot(tally, status, states).entry()])
+    tx.put_many([batch.with_snapshot(tally, status, pages).entry()])
     return status
+
+
+def _counting(groups: Iterable[PageGroup], tally: Tally) -> Iterator[tuple[str, str]]:
+    """Each page's id and state; ``tally`` counts them on the way."""
+    for group in groups:
+        tally.add_all(group.columns)
+        yield from zip(group.page_ids, [status["status"] for status in group.statuses], strict=True)
 
 
 def stub(project_id: str, batch_id: str) -> BatchHead:

@@ -90,9 +90,11 @@ def _children(folder: Path) -> list[Path]:
 
 def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
     """Check one file. Raises :class:`RefusedMapError` for one that is no usable map."""
-    text, digest, size = read_map_text(path, folder)
+    data, digest = read_map_data(path, folder)
     try:
-        content = strict_loads(text)
+        content = strict_loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise RefusedMapError(f"is not UTF-8 text (byte {error.start})") from error
     except NoJsonError as error:
         raise RefusedMapError(str(error)) from error
     file = path.relative_to(folder).as_posix()
@@ -107,20 +109,19 @@ def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
         source_path=source_path,
         page_id=page_id_for(project_id, source_path),
         digest=digest,
-        size=size,
+        size=len(data),
     )
 
 
-class MapText(NamedTuple):
-    """The JSON text of a map's file, without a byte order mark and outer white space; the SHA-256
-    that it is recognised by, and its size in bytes."""
+class MapData(NamedTuple):
+    """The JSON of a map's file, without a byte order mark and outer white space; the SHA-256 that
+    it is recognised by. As bytes, which take half of what a text with one typographic dash does."""
 
-    text: str
+    data: bytes
     digest: bytes
-    size: int
 
 
-def read_map_text(path: Path, folder: Path) -> MapText:
+def read_map_data(path: Path, folder: Path) -> MapData:
     """Read a map's file. Raises :class:`RefusedMapError` where it cannot be."""
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
@@ -138,14 +139,10 @@ def read_map_text(path: Path, folder: Path) -> MapText:
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         reason = getattr(error, "strerror", None) or str(error)
         raise RefusedMapError(f"cannot be read: {reason}") from error
-    try:
-        data = raw.removeprefix(codecs.BOM_UTF8).strip()
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise RefusedMapError(f"is not UTF-8 text (byte {error.start})") from error
-    if not text:
+    data = raw.removeprefix(codecs.BOM_UTF8).strip()
+    if not data:
         raise RefusedMapError("is empty")
-    return MapText(text, hashlib.sha256(data).digest(), len(data))
+    return MapData(data, hashlib.sha256(data).digest())
 
 
 def page_value(content_map: ContentMap, text: str, project_id: str, batch_id: str, now: str) -> str:

@@ -39,7 +39,7 @@ from nimbus_tasks.core.maps import (
     RefusedMapError,
     page_value,
     read_map,
-    read_map_text,
+    read_map_data,
 )
 from nimbus_tasks.core.pages import read_statuses
 from nimbus_tasks.core.progress import Progress, Silent
@@ -235,45 +235,45 @@ def _free_batch_id(tx: KeyValues, project_id: str) -> str:
 
 def _chunks(
     folder: Path, wanted: Sequence[ContentMap], project_id: str, refused: list[Rejected]
-) -> Iterator[list[tuple[ContentMap, str]]]:
-    """Maps with their texts, read again, a chunk at a time; files that changed since are checked
+) -> Iterator[list[tuple[ContentMap, bytes]]]:
+    """Maps with their JSON, read again, a chunk at a time; files that changed since are checked
     again, and ``refused`` if they are usable no more."""
-    chunk: list[tuple[ContentMap, str]] = []
+    chunk: list[tuple[ContentMap, bytes]] = []
     size = 0
     for checked_map in wanted:
         try:
-            content_map, text = _read_again(folder, checked_map, project_id)
+            content_map, data = _read_again(folder, checked_map, project_id)
         except RefusedMapError as error:
             refused.append(Rejected(checked_map.file, f"changed while uploading: {error}"))
             continue
         if chunk and (len(chunk) >= CHUNK_PAGES or size + content_map.size > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
-        chunk.append((content_map, text))
+        chunk.append((content_map, data))
         size += content_map.size
     if chunk:
         yield chunk
 
 
-def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, str]:
+def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, bytes]:
     path = folder / checked_map.file
-    text, digest, _ = read_map_text(path, folder)
+    data, digest = read_map_data(path, folder)
     if digest == checked_map.digest:
-        return checked_map, text
+        return checked_map, data
     found = read_map(path, folder, project_id)
     if isinstance(found, Listing) or found.page_id != checked_map.page_id:
         raise RefusedMapError("it names another page now")
-    text, digest, _ = read_map_text(path, folder)
+    data, digest = read_map_data(path, folder)
     if digest != found.digest:
         raise RefusedMapError("somebody is still writing it")
-    return found, text
+    return found, data
 
 
 def _put_pages(
     tx: KeyValues,
     project_id: str,
     batch_id: str,
-    chunk: Sequence[tuple[ContentMap, str]],
+    chunk: Sequence[tuple[ContentMap, bytes]],
     anew: Set[str],
 ) -> Mapping[str, int]:
     """Write contents, statuses and queue items; returns how many pages left which other batch.
@@ -286,20 +286,20 @@ def _put_pages(
         raise BatchCancelledError(f"{batch_id} was cancelled while its pages were being sent")
     start = utc_now()
     statuses = read_statuses(tx, project_id, [content_map.page_id for content_map, _ in chunk])
-    contents: list[tuple[ContentMap, str, str]] = []
+    contents: list[tuple[ContentMap, bytes, str]] = []
     new_statuses: list[Entry] = []
     queue: list[Entry] = []
     superseded: list[Entry] = []
     obsolete: list[str] = []
     taken_from: dict[str, int] = defaultdict(int)
-    for number, (content_map, text) in enumerate(chunk):
+    for number, (content_map, data) in enumerate(chunk):
         page_id = content_map.page_id
         old = statuses.get(page_id)
         if old is not None and old.batch_id == batch_id and page_id not in anew:
             continue
         # A microsecond apart, so that the queue keeps the order of the files.
         now = to_iso(start + timedelta(microseconds=number))
-        contents.append((content_map, text, now))
+        contents.append((content_map, data, now))
         status = PageStatus(
             state="queued",
             batch_id=batch_id,
@@ -321,7 +321,7 @@ def _put_pages(
         queue.append(queue_entry(project_id, page_id, status))
     tx.delete_many(obsolete)
     tx.put_many(superseded)
-    # Made one after the other: a chunk's texts are in memory once as it is.
+    # Made one after the other: the texts of a chunk are not in memory together.
     tx.put_many(_page_entry(project_id, batch_id, *content) for content in contents)
     tx.put_many(new_statuses)
     tx.put_many(queue)
@@ -329,9 +329,9 @@ def _put_pages(
 
 
 def _page_entry(
-    project_id: str, batch_id: str, content_map: ContentMap, text: str, now: str
+    project_id: str, batch_id: str, content_map: ContentMap, data: bytes, now: str
 ) -> Entry:
-    value = page_value(content_map, text, project_id, batch_id, now)
+    value = page_value(content_map, data.decode(), project_id, batch_id, now)
     meta = {"batch_id": batch_id, "uploaded": now, "sha256": content_map.sha256}
     return Entry(page_key(project_id, content_map.page_id), value, meta)
 

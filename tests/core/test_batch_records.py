@@ -90,6 +90,11 @@ def reread(value: object, metadata: dict[str, Any] | None = None) -> Batch:
     return read_batch(PROJECT, BATCH, Entry(KEY, json.dumps(value), metadata))
 
 
+def in_states(batch: Batch, tally: Tally, status: str, **states: str) -> Batch:
+    """The batch with a snapshot: what it is in, and its pages."""
+    return batch.with_snapshot(tally, status, batch.pages_in(states.items()))
+
+
 def stored(batch: Batch) -> dict[str, Any]:
     """The value that is written for a batch."""
     value: dict[str, Any] = json.loads(batch.entry().value)
@@ -202,7 +207,7 @@ def test_fields_that_we_do_not_know_are_carried_along() -> None:
     value = {**SEEDS_RECORD, "owner": {"name": "ann"}, "tags": [1, None]}
     value["pages"] = {"page_a": {"status": "done", "uploaded": JS, "note": "x"}}
 
-    rewritten = stored(reread(value).with_snapshot(Tally(1), "queued", {"page_a": "queued"}))
+    rewritten = stored(in_states(reread(value), Tally(1), "queued", page_a="queued"))
 
     assert (rewritten["owner"], rewritten["tags"]) == ({"name": "ann"}, [1, None])
     assert rewritten["pages"]["page_a"] == {"status": "queued", "uploaded": JS, "note": "x"}
@@ -339,8 +344,13 @@ def test_a_snapshot_says_what_each_page_and_all_of_them_are_in() -> None:
     tally.add({"status": "done", "duration_ms": 80})
     tally.add({"status": "failed"})
 
-    batch = a_batch("page_a", "page_b", "page_c").with_snapshot(
-        tally, "processing", {"page_a": "done", "page_b": "failed"}
+    batch = in_states(
+        a_batch("page_a", "page_b", "page_c"),
+        tally,
+        "processing",
+        page_a="done",
+        page_b="failed",
+        page_of_another="done",
     )
 
     assert batch.head.status == "processing"
@@ -371,7 +381,7 @@ def test_a_snapshot_without_states_leaves_the_pages_as_they_were() -> None:
 def test_a_snapshot_keeps_what_was_asked_for_and_why() -> None:
     before = a_batch("page_a", intent="cancel", reason="wrong folder")
 
-    head = before.with_snapshot(Tally(1), "cancelling", {}).head
+    head = in_states(before, Tally(1), "cancelling").head
 
     assert (head.intent, head.reason) == ("cancel", "wrong folder")
 
@@ -381,7 +391,7 @@ def test_the_counts_of_a_snapshot_add_up_to_its_page_count_where_a_page_is_not_l
     for _ in range(2):
         tally.add({"status": "done"})
 
-    head = a_batch("page_a").with_snapshot(tally, "completed", {"page_a": "done"}).head
+    head = in_states(a_batch("page_a"), tally, "completed", page_a="done").head
 
     assert sum(head.counts.values()) == head.page_count
 

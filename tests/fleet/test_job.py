@@ -53,6 +53,8 @@ def test_three_workers_share_a_batch(fleet: Fleet, stale: float) -> None:
     assert set(fleet.begun.values()) == {1}
     assert Counter(s["status"] for s in fleet.statuses().values()) == {"done": 90}
     assert {status["attempts"] for status in fleet.statuses().values()} == {1}
+    [record] = [value for key, value in fleet.server.data.items() if key.startswith("batch:")]
+    assert json.loads(record[0])["intent"] == "run"
     assert fleet.server.messages == fleet.server.dead == []
     assert fleet.server.operations == {"write": 90, "read": 90, "delete": 90}
 

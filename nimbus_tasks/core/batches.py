@@ -7,7 +7,7 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 from sys import intern
@@ -23,7 +23,7 @@ from nimbus_tasks.core.keys import (
     is_id,
     superseded_prefix,
 )
-from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
+from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
 from nimbus_tasks.core.pages import (
     PageGroup,
@@ -257,6 +257,26 @@ def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
         # The upload may have ended, and is not seen to have: it would be said to go on for ever.
         return fold(tx, batch.head).status(batch.head.intent)
     return save_with_snapshot(tx, batch)
+
+
+def save_begun(
+    tx: KeyValues, project_id: str, batch_id: str, page_ids: Collection[str]
+) -> str | None:
+    """Write down that those queued pages are at work, without a listing of the others: who reads
+    batch records only sees that work has begun. Returns the status; ``None`` where the record does
+    not say what the pages were in."""
+    batch = load(tx, project_id, batch_id)
+    counts = dict(batch.head.counts)
+    begun = [i for i in page_ids if batch.pages.get(i, {}).get("status") == "queued"]
+    if counts.get("queued", 0) < len(begun) or len(begun) < len(page_ids):
+        return None
+    counts["queued"] -= len(begun)
+    counts["processing"] += len(begun)
+    status = batch_status(batch.head.intent, counts).value
+    at_work = {page_id: {**batch.pages[page_id], "status": "processing"} for page_id in begun}
+    head = replace(batch.head, status=status, counts=counts)
+    tx.put_many([replace(batch, head=head, pages={**batch.pages, **at_work}).entry()])
+    return status
 
 
 def save_with_snapshot(tx: KeyValues, batch: Batch) -> str:

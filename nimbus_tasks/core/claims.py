@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from nimbus_tasks.core.batch_records import BatchHead, head_from_metadata, read_batch
 from nimbus_tasks.core.clock import iso_after, to_iso
@@ -35,8 +35,7 @@ from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, KeyValues
 MAX_LAPSES = 3
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A page that is ours until the lease ends.
 
     ``page`` is its record, if there is one; ``stored`` is the status as the claim wrote it: a
@@ -54,8 +53,7 @@ class Claim:
         return self.status.attempts
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``page_value`` is the page record with the optimization in it, where there is one. An outcome
@@ -187,14 +185,14 @@ def finish_pages(
     for outcome in outcomes:
         page_id, status = outcome.claim.page_id, current.get(outcome.claim.page_id)
         if status is not None and _is_written(outcome, status):
-            counted.append(replace(outcome, try_again=False))
+            counted.append(outcome._replace(try_again=False))
             continue
         if status is None or not _holds(outcome.claim, status):
             refused.append(outcome)
             continue
         logs[page_id] = outcome.entries
         again = outcome.try_again and status.batch_id not in cancelled
-        counted.append(outcome if again == outcome.try_again else replace(outcome, try_again=again))
+        counted.append(outcome._replace(try_again=again))
         if again:
             spent = status.with_usage(outcome.usage)
             queued = spent.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)

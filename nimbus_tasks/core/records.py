@@ -9,7 +9,7 @@ of the wrong type counts as absent), ``entry`` gives what is to be stored, with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ class PageStatus:
             "uploaded": time_field(value.get("uploaded")),
             "lapses": count_field(value.get("lapses")) or 0,
             "superseded_by": id_field(value.get("superseded_by")),
-            "extra": {name: value[name] for name in value if name not in _STATUS_FIELDS},
+            "extra": _others(value, _STATUS_FIELDS),
             "detail": _unknown_in(value, state),
         }
         return cls._made(_NO_FIELDS | known | parts)
@@ -407,11 +407,18 @@ _PART_FIELDS = frozenset(
 )
 
 
+def _others(value: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """The fields that are not ours; nearly always there are none."""
+    if value.keys() <= known:
+        return {}
+    return {name: value[name] for name in value if name not in known}
+
+
 def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
     if state not in _PART_OF_STATE:
         return {}
     part = mapping_field(value.get(_PART_OF_STATE[state]))
-    unknown = {name: part[name] for name in part if name not in _PART_FIELDS}
+    unknown = _others(part, _PART_FIELDS)
     if (usage := part.get("usage")) is not None:
         rest = usage
         if isinstance(usage, dict):

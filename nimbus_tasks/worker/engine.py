@@ -7,7 +7,7 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -270,9 +270,8 @@ class Worker:
         self._pool.submit(claims)
         fresh = {claim.status.batch_id for claim in claims} - self._open_batches
         self._open_batches |= fresh
-        # Who reads batch records only, like the seed's dashboard, sees that work has begun.
         for batch_id in fresh:
-            self._save_snapshot(batch_id)
+            self._save_begun(batch_id, [c.page_id for c in claims if c.status.batch_id == batch_id])
         if fresh:  # the time that took says nothing of the pages
             self._counted, self._counted_since = 0, time.monotonic()
 
@@ -423,11 +422,21 @@ class Worker:
         while self._open_batches:
             self._save_snapshot(self._open_batches.pop())
 
+    def _save_begun(self, batch_id: str, page_ids: Collection[str]) -> None:
+        self._save(
+            batch_id,
+            lambda tx: (
+                batches.save_begun(tx, self._project_id, batch_id, page_ids)
+                or batches.save_snapshot(tx, self._project_id, batch_id)
+            ),
+        )
+
     def _save_snapshot(self, batch_id: str) -> None:
+        self._save(batch_id, lambda tx: batches.save_snapshot(tx, self._project_id, batch_id))
+
+    def _save(self, batch_id: str, write: Callable[[KeyValues], str]) -> None:
         try:
             with self._store.transaction() as tx:
-                self.worked.batches[batch_id] = batches.save_snapshot(
-                    tx, self._project_id, batch_id
-                )
+                self.worked.batches[batch_id] = write(tx)
         except (NotFoundError, StoreError):
             pass  # its record is gone or damaged; its pages are worked on all the same

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -976,7 +975,7 @@ def _act(store: Store, action: str, held: Claim, now: float) -> list[tuple[str, 
         release(store, held, now=now)
         return []
     outcome = success(held) if action == "succeed" else failure(held)
-    outcome = replace(outcome, completed=iso(now), try_again=action == "try again")
+    outcome = outcome._replace(completed=iso(now), try_again=action == "try again")
     refused = finish(store, outcome, now=now)
     return [] if refused else [(str(held.status.claim), held.attempt)]
 

@@ -51,9 +51,12 @@ def _groups_of(view: BatchView) -> Sequence[FailureGroup]:
     return group_failures(view.failures)
 
 
-def work_command(engine: str) -> str:
-    """What to type when pages have been queued."""
-    return "invoke nimbus.batch.monitor" if engine in _GOES_ON else "invoke nimbus.worker"
+def work_command(engine: str, batch_id: str | None = None) -> str:
+    """What to type when pages have been queued, of any batch or of one."""
+    task = "batch.monitor" if engine in _GOES_ON else "worker"
+    if batch_id is None or engine == "fleet":  # whose workers take what the queue gives them
+        return f"invoke nimbus.{task}"
+    return _command(task, batch_id)
 
 
 def next_steps(
@@ -95,8 +98,7 @@ def _while_open(
 ) -> list[NextStep]:
     """Somebody is at work, or somebody should be."""
     steps = []
-    goes_on = _GOES_ON.get(engine)
-    work = _command("batch.monitor" if goes_on else "worker", batch_id)
+    goes_on, work = _GOES_ON.get(engine), work_command(engine, batch_id)
     at_work = counts.get("processing", 0) - stalled
     if at_work > 0:
         steps.append(NextStep("A worker is at it: watch it", _command("batch.monitor", batch_id)))
@@ -121,10 +123,7 @@ def _after_failures(
     if groups and not retriable:
         why = "The failed pages belong to a later batch now: see how they do there"
         return [NextStep(why, "invoke nimbus.batch.status --batch=latest")]
-    goes_on = _GOES_ON.get(engine)
-    work = NextStep("Then work on them", _command("worker", batch_id))
-    if goes_on:
-        work = NextStep(f"Then {goes_on}", _command("batch.monitor", batch_id))
+    then = NextStep(f"Then {_GOES_ON.get(engine, 'work on them')}", work_command(engine, batch_id))
     transient = [group for group in retriable if group.looks_transient]
     if not transient:
         first = [NextStep("Look at what failed, and mend it", _report(batch_id))]
@@ -132,11 +131,11 @@ def _after_failures(
             f"{_pages(failed, 'failed')}: when what made them fail is mended, queue them again",
             _command("batch.retry", batch_id, *_only(retriable, retriable)),
         )
-        return [*([] if in_report else first), again, work]
+        return [*([] if in_report else first), again, then]
     if len(transient) == len(retriable):
         option = _only(transient, retriable)
         why = "What made them fail looks transient: queue them again"
-        return [NextStep(why, _command("batch.retry", batch_id, *option)), work]
+        return [NextStep(why, _command("batch.retry", batch_id, *option)), then]
     steps = []
     for code in dict.fromkeys(group.code for group in transient):
         of_code = [group for group in transient if group.code == code]
@@ -147,7 +146,7 @@ def _after_failures(
     if not steps:  # they share their code with errors that stay
         why = "Some of what made them fail looks transient: queue the failed pages again"
         steps = [NextStep(why, _command("batch.retry", batch_id))]
-    return [*steps, work]
+    return [*steps, then]
 
 
 def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tuple[str, ...]:

@@ -251,7 +251,11 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
 
 def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
-    return save_with_snapshot(tx, load(tx, project_id, batch_id))
+    batch = load(tx, project_id, batch_id)
+    if tx.lag_seconds and batch.head.intent == Intent.UPLOAD:
+        # The upload may have ended, and is not seen to have: it would be said to go on for ever.
+        return fold(tx, batch.head).status(batch.head.intent)
+    return save_with_snapshot(tx, batch)
 
 
 def save_begun(

@@ -194,7 +194,8 @@ def finish_pages(
         again = outcome.try_again and status.batch_id not in cancelled
         counted.append(outcome._replace(try_again=again))
         if again:
-            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
+            spent = status.with_usage(outcome.usage)
+            queued = spent.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
             continue
@@ -302,9 +303,12 @@ def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> di
         page_id = last_part(key)
         if page_id in statuses or page_id not in page_ids:
             continue
+        # Not a listing: that may have a record which no read has yet.
+        entry = tx.get(status_key(project_id, page_id))
         batch_id = read_item(tx.get(key)).get("batch_id")
-        if is_id(batch_id) and tx.head(status_key(project_id, page_id)) is not None:
-            statuses[page_id] = PageStatus("queued", str(batch_id), "")
+        if entry is not None and is_id(batch_id):
+            anew = PageStatus("queued", str(batch_id), "")
+            statuses[page_id] = status_or_none(entry) or anew
     return statuses
 
 
@@ -355,7 +359,7 @@ def _is_written(outcome: Outcome, status: PageStatus) -> bool:
 
 
 def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
-    return status.changed(
+    return status.with_usage(outcome.usage).changed(
         state="failed" if outcome.error is not None else "done",
         # Not when it was completed: a lease may have been renewed since, and no record is ever
         # followed by one that says to be older.
@@ -368,7 +372,6 @@ def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
         duration_ms=outcome.duration_ms,
         changes=outcome.changes,
         confidence=outcome.confidence,
-        **(outcome.usage._asdict() if outcome.usage else {}),
         error=outcome.error,
         code=outcome.code,
     )

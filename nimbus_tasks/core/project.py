@@ -87,9 +87,12 @@ class Project:
 
     @property
     def engine(self) -> str:
-        """Who takes up queued pages: ``python`` is ``nimbus.worker``, ``cloudflare`` the Worker
-        that ``nimbus.cloud.deploy`` has deployed beside this namespace, ``dev`` the one of
+        """Who takes up queued pages: ``python`` is ``nimbus.worker``, ``fleet`` several of them,
+        whom a Cloudflare Queue gives pages of whatever batch, ``cloudflare`` the Worker that
+        ``nimbus.cloud.deploy`` has deployed beside this namespace, ``dev`` the one of
         ``nimbus.cloud.dev``."""
+        if self.is_shared:
+            return "fleet"
         served = self.cloudflare.get("worker_namespace_id")
         if self.store != "cloudflare" or not served:
             return "python"
@@ -135,8 +138,8 @@ class Project:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            # The Worker writes over what this directory has just written, as another machine does.
-            shared = self.is_shared or self.engine != "python"
+            # Others write over what this directory has just written.
+            shared = self.engine != "python"
             return open_cloudflare(self.cloudflare, os.environ, self.folder, tell, shared=shared)
         from nimbus_tasks.kv.sqlite import SqliteStore
 

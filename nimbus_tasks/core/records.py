@@ -55,7 +55,8 @@ class PageStatus:
 
     Times are ISO 8601, ``duration_ms`` milliseconds, ``progress`` percent, ``confidence`` 0 to 1.
     ``claim`` names the current claim: an outcome counts only if it brings the same. ``lapses``
-    counts claims whose holder was never heard of again. ``extra`` are unknown fields of the record,
+    counts claims whose holder was never heard of again. Tokens and cost are of all attempts so far.
+    ``extra`` are unknown fields of the record,
     ``detail`` those of the part that its state has (``processing``, ``result``, …).
     """
 
@@ -93,7 +94,11 @@ class PageStatus:
         error = mapping_field(value.get("error"))
         # A record has the parts of its state only, one or two of the four.
         parts: dict[str, Any] = {}
-        if outcome := error | mapping_field(value.get("result")):
+        outcome = error | mapping_field(value.get("result"))
+        # Of a page that is to be tried again it stands alone.
+        if usage := mapping_field(outcome.get("usage")) or mapping_field(value.get("spent")):
+            parts |= _usage_fields(usage)
+        if outcome:
             parts |= _outcome_fields(outcome, error)
         if processing := mapping_field(value.get("processing")):
             parts |= _processing_fields(processing)
@@ -126,6 +131,8 @@ class PageStatus:
         }
         if self.lapses:
             value["lapses"] = self.lapses
+        if self.state not in ("done", "failed") and (usage := self._usage()):
+            value["spent"] = usage["usage"]
         # In flight it keeps its place, to which it goes back if it is released.
         place = present(priority=self.priority, queued_at=self.queued_at)
         if self.state in ("queued", "processing") and place:
@@ -227,6 +234,17 @@ class PageStatus:
         status.__dict__.update(fields)
         return status
 
+    def with_usage(self, usage: Usage | None) -> PageStatus:
+        """The page that has taken so much more."""
+        if usage is None:
+            return self
+        costs = [cost for cost in (self.cost, usage.cost) if cost is not None]
+        return self.changed(
+            tokens_in=(self.tokens_in or 0) + usage.tokens_in,
+            tokens_out=(self.tokens_out or 0) + usage.tokens_out,
+            cost=round(sum(costs), 8) if costs else None,
+        )
+
     def lapsed(self, now: str) -> bool:
         """Whether it is being processed by somebody who has not been heard of for a whole lease."""
         return self.state == "processing" and has_lapsed(self.lease, self.updated, now)
@@ -238,7 +256,8 @@ class PageStatus:
         return queue_key(project_id, page_id, self.priority or NEW_PAGE_PRIORITY, self.queued_at)
 
     def as_queued(self, priority: int, queued_at: str) -> PageStatus:
-        """The page waiting for another attempt; what the last one left is in the logs."""
+        """The page waiting for another attempt; what the last one left is in the logs,
+        but for its usage."""
         return self.changed(
             state="queued",
             updated=queued_at,
@@ -268,6 +287,7 @@ _STATUS_FIELDS = frozenset(
         "error",
         "lapses",
         "superseded_by",
+        "spent",
     )
 )
 _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
@@ -281,9 +301,6 @@ _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
         "duration_ms",
         "changes",
         "confidence",
-        "tokens_in",
-        "tokens_out",
-        "cost",
         "error",
         "code",
     )
@@ -337,11 +354,7 @@ def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
-    usage = mapping_field(outcome.get("usage"))
     return {
-        "tokens_in": count_field(usage.get("tokens_in")),
-        "tokens_out": count_field(usage.get("tokens_out")),
-        "cost": cost_field(usage.get("cost")),
         "started": time_field(outcome.get("started")),
         "completed": time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
         "duration_ms": count_field(outcome.get("duration_ms")),
@@ -349,6 +362,14 @@ def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dic
         "confidence": number_field(outcome.get("confidence")),
         "error": text_field(error.get("message")),
         "code": text_field(error.get("code")),
+    }
+
+
+def _usage_fields(usage: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tokens_in": count_field(usage.get("tokens_in")),
+        "tokens_out": count_field(usage.get("tokens_out")),
+        "cost": cost_field(usage.get("cost")),
     }
 
 

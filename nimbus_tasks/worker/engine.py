@@ -37,6 +37,7 @@ from nimbus_tasks.core.queue import find_unqueued, item_batch, put_back, queue_i
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
+from nimbus_tasks.worker.contested import Contested
 from nimbus_tasks.worker.lookout import Lookout
 from nimbus_tasks.worker.options import Options, Watcher, Worked
 
@@ -85,6 +86,7 @@ class Worker:
             processor, options.concurrency, options.max_attempts, options.timeout
         )
         self._lookout = Lookout(project_id, options.batch_id)
+        self._contested = Contested(0.0 if store.serves_batches else store.lag_seconds)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
@@ -216,6 +218,7 @@ class Worker:
         What is remembered of it is brought up to date when it has been written.
         """
         now, clock = utc_now(), time.monotonic()
+        self._ended += self._contested.due(clock)
         ended = list(self._ended)
         self._take_back_cancelled()
         back = list(self._to_release)
@@ -254,9 +257,11 @@ class Worker:
         self._measure(len(ended), clock)
         self._take(claims, clock)
         self._queue_is_empty = len(claims) < room
-        self._tell(counted, refused)
+        self._tell(counted, self._contested.without(refused, clock))
 
     def _take(self, claims: list[Claim], clock: float) -> None:
+        if claims:
+            self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
             characters = len(claim.page.value) if claim.page else 0
@@ -355,7 +360,7 @@ class Worker:
         )
 
     def _is_idle(self) -> bool:
-        at_work = self._pool.unfinished or self._ended or self._to_release
+        at_work = self._pool.unfinished or self._ended or self._to_release or self._contested
         return self._queue_is_empty and not at_work
 
     def _has_reason_to_wait(self) -> bool:

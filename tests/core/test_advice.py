@@ -40,6 +40,17 @@ def test_a_batch_that_nobody_works_on_wants_a_worker() -> None:
     assert commands("retrying", {"done": 5, "queued": 5}) == [f"invoke nimbus.worker --batch={ID}"]
 
 
+def test_where_messages_hand_out_the_pages_no_batch_is_chosen() -> None:
+    """nimbus.worker --batch is refused there."""
+    for status, counts, stalled in (
+        ("queued", {"queued": 10}, 0),
+        ("processing", {"processing": 4}, 4),
+        ("failed", FAILED, 0),
+    ):
+        told = commands(status, counts, stalled=stalled, engine="fleet")
+        assert "invoke nimbus.worker" in told
+
+
 def test_a_batch_at_work_wants_to_be_watched() -> None:
     counts = {"queued": 3, "processing": 4}
     assert commands("processing", counts) == [f"invoke nimbus.batch.monitor --batch={ID}"]

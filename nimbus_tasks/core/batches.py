@@ -232,6 +232,28 @@ def look_at(
     )
 
 
+def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]) -> set[str]:
+    """Those of the batches for which a cancel has been asked."""
+    cancelled = set()
+    for batch_id in batch_ids:
+        info = tx.head(batch_key(project_id, batch_id))
+        if info is None:
+            continue
+        head = head_from_metadata(project_id, batch_id, info)
+        if head is None and (entry := tx.get(info.key)) is not None:
+            head = _head_from_value(project_id, batch_id, entry)
+        if head is not None and head.intent == Intent.CANCEL:
+            cancelled.add(batch_id)
+    return cancelled
+
+
+def _head_from_value(project_id: str, batch_id: str, entry: Entry) -> BatchHead | None:
+    try:
+        return read_batch(project_id, batch_id, entry).head
+    except UnreadableRecordError:
+        return None
+
+
 def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
     """The batch with the pages that have a status in it, and without those that were only listed:
     an upload that was cut off had announced them and never sent them."""

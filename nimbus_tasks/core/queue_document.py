@@ -14,11 +14,12 @@ from typing import Any
 
 from nimbus_tasks.core.keys import is_id, queue_key
 from nimbus_tasks.core.queue_front import QueueFrontStore
-from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, priority_field
+from nimbus_tasks.core.records import NEW_PAGE_PRIORITY
 from nimbus_tasks.core.wire import (
     UnreadableRecordError,
     dump_json,
     load_object,
+    priority_field,
     text_field,
 )
 from nimbus_tasks.kv.store import Entry, KeyInfo, Store

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nimbus_tasks.core.clock import iso_after
 from nimbus_tasks.core.errors import NimbusError, StoreError, StoreUnreachableError
 from nimbus_tasks.core.keys import is_id, last_part, queue_key, status_prefix
+from nimbus_tasks.core.leases import CLOCK_SKEW_SECONDS
 from nimbus_tasks.core.queue_front import QueueFrontStore
-from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
-from nimbus_tasks.core.wire import count_field, dump_json, load_object, time_field
+from nimbus_tasks.core.wire import count_field, dump_json, load_object, priority_field, time_field
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
 
 if TYPE_CHECKING:

@@ -13,17 +13,20 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
-from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
+from nimbus_tasks.core.keys import queue_key
+from nimbus_tasks.core.leases import has_lapsed
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
     clip_bytes,
+    cost_field,
     count_field,
     dump_json,
+    id_field,
     load_object,
     mapping_field,
     number_field,
     present,
+    priority_field,
     text_field,
     time_field,
 )
@@ -34,10 +37,6 @@ RETRY_PRIORITY = 8
 
 #: Serialised bytes that a text may take of the metadata's 1024.
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
-#: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
-LEASELESS_SECONDS = 600.0
-#: Clocks of machines that work on one project may differ by so much.
-CLOCK_SKEW_SECONDS = 300.0
 
 
 class Usage(NamedTuple):
@@ -326,23 +325,6 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
     return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
 
 
-def has_lapsed(lease: str | None, updated: str | None, now: str) -> bool:
-    """Whether a claim is over at the moment ``now``: its lease was not renewed in time.
-
-    The seed's writers give no lease, only their times. A sign of life from the future is of before
-    a clock was set back, and says nothing any more.
-    """
-    last_sign, moment = parse_iso(updated), parse_iso(now)
-    if last_sign is None or moment is None:
-        return lease is None or lease < now
-    if (last_sign - moment).total_seconds() > CLOCK_SKEW_SECONDS:
-        return True
-    longest = LONGEST_LEASE_SECONDS + CLOCK_SKEW_SECONDS
-    if lease is None or lease > iso_after(longest, start=last_sign):
-        lease = iso_after(LEASELESS_SECONDS, start=last_sign)
-    return lease < now
-
-
 def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "claim": text_field(processing.get("claim")),
@@ -426,20 +408,3 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
         if rest != {}:
             unknown["usage"] = rest
     return unknown
-
-
-def id_field(value: object) -> str | None:
-    """An id, or ``None``."""
-    return value if isinstance(value, str) and is_id(value) else None
-
-
-def priority_field(value: object) -> int | None:
-    """A priority from 1 to 10, or ``None``."""
-    number = count_field(value)
-    return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
-
-
-def cost_field(value: object) -> float | None:
-    """A sum of money from 0, or ``None``."""
-    number = number_field(value)
-    return number if number is not None and number >= 0 else None

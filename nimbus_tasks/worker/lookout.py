@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, now_iso, seconds_between
+from nimbus_tasks.core.leases import CLOCK_SKEW_SECONDS
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.core.queue import is_newer, item_batch, queue_items
-from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS
 from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.

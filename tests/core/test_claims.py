@@ -14,18 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead
+from nimbus_tasks.core.batches import cancelled_batches
 from nimbus_tasks.core.claims import (
-    MAX_LAPSES,
     Claim,
     Outcome,
-    cancelled_batches,
     claim_pages,
-    find_lapsed,
     finish_pages,
-    is_suspect,
     release_claims,
     renew_claims,
-    take_up_lapsed,
 )
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.keys import (
@@ -37,9 +33,11 @@ from nimbus_tasks.core.keys import (
     queue_prefix,
     status_key,
 )
+from nimbus_tasks.core.lapses import MAX_LAPSES, find_lapsed, is_suspect, take_up_lapsed
+from nimbus_tasks.core.leases import LEASELESS_SECONDS
 from nimbus_tasks.core.logs import log_entry, read_logs
 from nimbus_tasks.core.pages import list_pages
-from nimbus_tasks.core.records import LEASELESS_SECONDS, PageStatus, queue_entry, read_status
+from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 

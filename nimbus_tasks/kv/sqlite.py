@@ -47,8 +47,8 @@ APPLICATION_ID = 0x6E696D62
 LOCK_TIMEOUT_SECONDS = 60.0
 #: SQLite's own lower limit on bound variables of old versions is 999.
 _KEYS_A_QUERY = 500
-#: Rows that are written in one go; values may be large, so not more are held.
-_ROWS_A_WRITE = 100
+#: Rows that are written in one go; fewer where their values are large, as they are held meanwhile.
+_ROWS_A_WRITE, _CHARACTERS_A_WRITE = 100, 500_000
 
 _SCHEMA = """
 CREATE TABLE keys (key TEXT PRIMARY KEY NOT NULL, metadata TEXT) WITHOUT ROWID;
@@ -109,8 +109,7 @@ class SqliteStore(Store):
 
     def put_many(self, entries: Iterable[Entry]) -> None:
         with self.transaction(), self._translated():
-            remaining = iter(entries)
-            while chunk := list(islice(remaining, _ROWS_A_WRITE)):
+            for chunk in _in_writes(entries):
                 small = [(key, None if data is None else _dump(data)) for key, _, data in chunk]
                 for (key, value, _), (_, metadata) in zip(chunk, small, strict=True):
                     _check_limits(key, value, metadata)
@@ -308,6 +307,19 @@ class SqliteStore(Store):
             raise store_error(self._path, error) from error
         except UnicodeEncodeError as error:
             raise StoreError("half of a surrogate pair is no text that a store can hold") from error
+
+
+def _in_writes(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    some: list[Entry] = []
+    characters = 0
+    for entry in entries:
+        some.append(entry)
+        characters += len(entry.value)
+        if len(some) == _ROWS_A_WRITE or characters > _CHARACTERS_A_WRITE:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
 
 
 def _check_limits(key: str, value: str, metadata: str | None) -> None:

@@ -299,3 +299,16 @@ def test_formats_can_be_settings(project: Project, store: Store, given: str) -> 
     (project.root / "invoke.yaml").write_text(f"nimbus:\n  report:\n    format: {given}\n")
     assert invoke(project.root, "nimbus.batch.report").returncode == 0
     assert {path.suffix for path in project.reports.iterdir()} == {".html", ".csv"}
+
+
+@pytest.mark.parametrize("settings", ["{concurrency: 0, max_attempts: 7}", "5"])
+def test_what_is_wrong_with_the_workers_settings_ends_no_report(
+    project: Project, store: Store, settings: str
+) -> None:
+    put_ended_batch(project, store, 1)
+    (project.root / "invoke.yaml").write_text(f"nimbus: {{worker: {settings}}}\n")
+    ran = invoke(project.root, "nimbus.batch.report", "--format=json,html")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    html = (project.reports / f"{BATCH_ID}_report.html").read_text(encoding="utf-8")
+    assert "nimbus.worker.concurrency" not in html
+    assert ("nimbus.worker.max_attempts" in html) == ("7" in settings)

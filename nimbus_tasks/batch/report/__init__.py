@@ -182,9 +182,9 @@ def _lines(written: Report, console: Console) -> list[str]:
 
 
 def _open(path: Path, console: Console) -> None:
-    import webbrowser
+    from nimbus_tasks.ui.browser import open_in_browser
 
     with stdout_to_stderr():  # a browser may have something to say
-        is_open = webbrowser.open(path.resolve().as_uri())
+        is_open = open_in_browser(path.resolve().as_uri())
     if not is_open:
         console.note(f"There is no browser to open it with: {path_here(path)}")

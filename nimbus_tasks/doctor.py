@@ -29,6 +29,7 @@ from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, wrap
+from nimbus_tasks.versions import version_of
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
@@ -68,17 +69,8 @@ def examine(root: Path, config: Mapping[str, Any] | None = None) -> list[Check]:
 def _versions() -> Iterator[Check]:
     python = ".".join(map(str, sys.version_info[:3]))
     names = ("nimbus-tasks", "invoke", "requests", "tqdm", "colorama")
-    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    versions = ", ".join(f"{name} {version_of(name)}" for name in names)
     yield Check("versions", "ok", f"Python {python}, {versions}")
-
-
-def _version(name: str) -> str:
-    from importlib import metadata  # takes as long to import as all of nimbus_tasks
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[Check]:

@@ -11,7 +11,7 @@ import hashlib
 import platform
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any, TextIO
 
 from nimbus_tasks.batch.metrics import usage_figures
@@ -27,6 +27,7 @@ from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.ui.figures import duration, milliseconds
+from nimbus_tasks.versions import version_of
 
 _GROUPS_SHOWN = 20
 _EXAMPLES_SHOWN = 5
@@ -132,7 +133,7 @@ def _content(
         "states": PAGE_STATES,
         "packed": digest.packed.base64(),
         "setup": _setup(project, options),
-        "version": _version(),
+        "version": version_of(),
     }
 
 
@@ -254,15 +255,8 @@ def _setup(project: Project, options: Mapping[str, Any]) -> list[tuple[str, str]
         ("project", f"{shown(project.name, 80)} ({project.project_id})"),
         ("store", stores.get(project.store, project.store)),
         ("queue", queue),
-        ("nimbus-tasks", _version()),
+        ("nimbus-tasks", version_of()),
         ("Python", f"{platform.python_version()} on {platform.system()}"),
     ]
     facts += [(f"nimbus.worker.{name}", shown(str(value), 80)) for name, value in options.items()]
     return facts
-
-
-def _version() -> str:
-    try:
-        return metadata.version("nimbus-tasks")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

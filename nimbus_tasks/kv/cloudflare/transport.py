@@ -33,6 +33,7 @@ from nimbus_tasks.kv.cloudflare.faults import (
     Kind,
     Service,
 )
+from nimbus_tasks.versions import version_of
 
 OFFICIAL_HOST = "api.cloudflare.com"
 #: Requests at once: enough to hide the round trips, few enough to keep memory at a few chunks.
@@ -320,7 +321,7 @@ def quiet_session(address: Address, token: str | None, connections: int) -> requ
     # Proxies of the environment are used, but not in plain HTTP: they would read the token.
     session.trust_env = address.is_encrypted
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
+    session.headers["User-Agent"] = f"nimbus-tasks/{version_of()}"
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(pool_maxsize=connections, max_retries=0))
     return session
@@ -375,15 +376,6 @@ def _check_token(token: str | None) -> None:
             " no token has",
             advice="Set CLOUDFLARE_API_TOKEN again, with nothing before or after the token.",
         )
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nimbus-tasks")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _jittered(seconds: float) -> float:

@@ -130,7 +130,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
         "next": [
             {"why": text(step.why), "command": text(step.command, 500)}
             for step in next_steps_of(view, groups)
-            if " nimbus.batch.monitor " not in step.command  # this is one
+            if not step.is_to_watch  # which is what the page does
         ],
         "can_cancel": is_open and view.status != "cancelling",
     }

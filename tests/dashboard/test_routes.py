@@ -63,7 +63,7 @@ def test_pages_in_flight_are_told_with_step_and_progress(
     project: Project, store: Store, maps: Path, dashboard: Served
 ) -> None:
     batch_id = str(upload(project, store, maps).batch_id)
-    seen: list[dict[str, object]] = []
+    seen: list[dict[str, Any]] = []
 
     def process(page: Any, progress: Any) -> Any:
         if page["source_path"] != "dist/page-000.html":
@@ -72,12 +72,14 @@ def test_pages_in_flight_are_told_with_step_and_progress(
         with dashboard.events(batch_id) as events:
             for name, data in events:
                 if name == "look" and any(p["progress"] for p in data["document"]["in_flight"]):
-                    seen.extend(data["document"]["in_flight"])
+                    seen.append(data["document"])
                     return {"changes": 0}
         raise AssertionError("the events ended")
 
     work(project, store, process, concurrency=1)
-    (page,) = [one for one in seen if one["progress"]]
+    (look,) = seen
+    assert look["next"] == []  # to watch it would be next, which the page does
+    (page,) = [one for one in look["in_flight"] if one["progress"]]
     assert (page["name"], page["step"], page["progress"], page["stalled"]) == (
         "dist/page-000.html",
         "ask the model",

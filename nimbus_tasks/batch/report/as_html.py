@@ -2,7 +2,7 @@
 
 What it says is gathered here, how it looks is in ``templates/``. A content security policy in the
 file allows that one style and that one script, by their hashes. All text from outside is cleaned
-and cut (:func:`~nimbus_tasks.batch.report.packed.shown`) and escaped by the template engine.
+and cut (:func:`~nimbus_tasks.ui.text.shown`) and escaped by the template engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from nimbus_tasks.batch.metrics import usage_figures
 from nimbus_tasks.batch.report import charts
 from nimbus_tasks.batch.report.digest import FAILED_KEPT, FIRST_KEPT, Digest
-from nimbus_tasks.batch.report.packed import CODE_SHOWN, ERROR_SHOWN, page_name, shown
+from nimbus_tasks.batch.report.packed import CODE_SHOWN, ERROR_SHOWN, page_name
 from nimbus_tasks.batch.report.rows import Row
 from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
@@ -27,6 +27,7 @@ from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.ui.figures import duration, milliseconds
+from nimbus_tasks.ui.text import shown
 from nimbus_tasks.versions import version_of
 
 _GROUPS_SHOWN = 20

@@ -194,6 +194,6 @@ def test_waiting_for_a_batch_that_has_ended_returns_at_once(
 ) -> None:
     upload(project, store, maps)
     work(project, store)
-    looks: list[Any] = []
-    assert wait_for_batch(project, store, on_look=looks.append).status == "completed"
-    assert len(looks) == 1
+    sights: list[Any] = []
+    assert wait_for_batch(project, on_sight=sights.append).status == "completed"
+    assert len([sight for sight in sights if sight.view]) == 1

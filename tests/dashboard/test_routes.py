@@ -39,7 +39,11 @@ def test_a_look_has_what_status_says(
     assert {page["name"] for page in look["failures"]} == {
         f"dist/page-00{n}.html" for n in (1, 2, 3)
     }
-    assert any("nimbus.batch.retry" in step["command"] for step in look["next"])
+    assert [step["command"] for step in look["next"]] == [
+        f"invoke nimbus.batch.report --batch={batch} --open",
+        f"invoke nimbus.batch.retry --batch={batch}",
+        f"invoke nimbus.worker --batch={batch}",
+    ]
 
 
 def test_the_list_has_what_list_says(
@@ -103,8 +107,11 @@ def test_text_from_outside_is_clean_and_short(
     (failed,) = dashboard.look(batch_id)["failures"]
     log = dashboard.get(f"batches/{batch_id}/log?page={failed['page_id']}").json()
     assert len(failed["name"]) < 300
+    assert failed["name"].startswith("dist/xxx")
+    assert failed["name"].endswith("xxx…")  # a listing has the beginning of a long path
+    assert len(log["name"]) == 300
     assert log["name"].startswith("…xxx")
-    assert log["name"].endswith("<img src=x>.html")
+    assert log["name"].endswith("xx<img src=x>.html")
     assert len(json.dumps(log)) < 50_000
     for said in (
         failed["error"],

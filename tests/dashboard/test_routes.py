@@ -225,16 +225,29 @@ def test_it_says_goodbye(project: Project, batch: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "words"),
     [
-        *(b"", b"[]", b"{", b'"x"', b"\xff", b"[" * 5000),
-        *(b'{"reason": 5}', b'{"reason": " "}', b'{"reason": "\\ud800"}'),
-        b'{"reason": "' + b"x" * 30_000 + b'"}',
+        (b"", "what was sent is no JSON: "),
+        (b"[]", "what was sent is no JSON object"),
+        (b"{", "what was sent is no JSON: "),
+        (b'"x"', "what was sent is no JSON object"),
+        (b'{"reason": "\xff"}', "what was sent is not UTF-8 text, from byte 12"),
+        (b"[" * 5000, "what was sent is nested too deeply"),
+        (b'{"reason": 5}', "'reason' takes a text, not 5"),
+        (b'{"reason": {"why": "so"}}', '\'reason\' takes a text, not {"why": "so"}'),
+        (b'{"reason": ["so"]}', "'reason' takes a text, not [\"so\"]"),
+        (b'{"error": 5}', "'error' is nothing that this takes"),
+        (b'{"reason": " "}', "The reason is empty"),
+        (b'{"reason": "\\ud800"}', "what was sent holds half of a surrogate pair"),
+        (b'{"reason": "' + b"x" * 30_000 + b'"}', "that is more than an action needs"),
     ],
 )
 def test_what_is_no_action_is_refused_and_nothing_is_changed(
-    project: Project, store: Store, maps: Path, dashboard: Served, body: bytes
+    project: Project, store: Store, maps: Path, dashboard: Served, body: bytes, words: str
 ) -> None:
     batch_id = upload(project, store, maps).batch_id
-    assert dashboard.act(f"batches/{batch_id}/cancel", body).status_code == 400
+    answer = dashboard.act(f"batches/{batch_id}/cancel", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(words)
+    assert "invoke.yaml" not in answer.text
     assert dashboard.look(batch_id)["status"] == "queued"

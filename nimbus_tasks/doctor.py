@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,15 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import JSON_HELP, SETTINGS, command, configured, project_root, section_of
+from nimbus_tasks.command import (
+    JSON_HELP,
+    SETTINGS,
+    command,
+    configured,
+    project_root,
+    section_of,
+    unknown_settings,
+)
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import (
@@ -78,11 +86,10 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
     sound = []
     for section, known in SETTINGS.items():
         try:
-            given = section_of(section_of(config, "nimbus"), section, "nimbus.")
+            section_of(section_of(config, "nimbus"), section, "nimbus.")
         except UsageError as error:
             yield Check("settings", "error", error.message, error.advice, error.exit_code)
             return
-        yield from _unknown(given, known, f"nimbus.{section}.")
         for name, check in known.items():
             setting, value = f"nimbus.{section}.{name}", configured(config, section, name)
             try:
@@ -91,21 +98,15 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
                 yield Check("settings", "error", error.message, error.advice, error.exit_code)
             else:
                 sound += [] if value is None else [setting]
-    yield from _unknown(section_of(config, "nimbus"), SETTINGS, "nimbus.")
+    for unknown, there_are in unknown_settings(config):
+        yield Check(
+            "settings",
+            "warning",
+            f"{unknown} in invoke.yaml is no setting and does nothing",
+            f"There are: {', '.join(there_are)}",
+        )
     if sound:
         yield Check("settings", "ok", f"{', '.join(sound)} set in invoke.yaml or the environment")
-
-
-def _unknown(given: Iterable[Any], known: Iterable[str], inside: str) -> Iterator[Check]:
-    """What is written and never read: a slip, most likely."""
-    for name in given:
-        if name not in known:
-            yield Check(
-                "settings",
-                "warning",
-                f"{inside}{name} in invoke.yaml is no setting and does nothing",
-                f"There are: {', '.join(known)}",
-            )
 
 
 def _project(root: Path) -> Iterator[Check]:

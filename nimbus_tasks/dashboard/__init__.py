@@ -12,7 +12,7 @@ from threading import Thread
 
 from invoke.context import Context
 
-from nimbus_tasks.command import check_seconds, command, project_root, setting
+from nimbus_tasks.command import command, project_root, setting
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.ui.console import Console
@@ -56,7 +56,7 @@ def dashboard(
     """
     console = Console()
     wanted = setting(c, "dashboard", "port", port)
-    every = check_seconds(setting(c, "dashboard", "interval", interval), "--interval")
+    every = setting(c, "dashboard", "interval", interval)
     project = load_project(project_root(c))
     check_installed()
     from nimbus_tasks.dashboard import app, serving

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import Outcome
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor
+from nimbus_tasks.upload import sending
 from nimbus_tasks.upload.folder import check_folder
 from nimbus_tasks.upload.sending import Uploaded, upload_maps
 from nimbus_tasks.worker.engine import Worker
@@ -52,6 +56,23 @@ def upload(project: Project, store: Store, folder: Path, **options: Any) -> Uplo
     """Check a folder and send it."""
     checked = check_folder(folder, project.project_id)
     return upload_maps(project, store, checked, folder, **options)
+
+
+def upload_cut_off(
+    project: Project, store: Store, folder: Path, *, before: str = "_put_pages", after: int = 0
+) -> str:
+    """Send a folder in chunks of four pages until it is killed: when ``before``, a step of
+    :mod:`~nimbus_tasks.upload.sending`, comes after it was done ``after`` times. The batch."""
+    steps = [*[mock.DEFAULT] * after, KilledError()]
+    step = mock.patch.object(sending, before, wraps=getattr(sending, before), side_effect=steps)
+    with mock.patch.object(sending, "CHUNK_PAGES", 4), step, suppress(KilledError):
+        upload(project, store, folder)
+        raise AssertionError(f"it has come to its end without {before}")
+    return batches.heads(store, project.project_id)[0].batch_id
+
+
+class KilledError(BaseException):
+    """Nothing that the killed one could handle."""
 
 
 class Quiet:

@@ -14,7 +14,7 @@ from unittest import mock
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import Outcome
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.project import Project, save_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.upload import sending
@@ -73,6 +73,15 @@ def upload_cut_off(
 
 class KilledError(BaseException):
     """Nothing that the killed one could handle."""
+
+
+def project_on_kv(root: Path, namespace: str, api_base: str, *, maps: int = 0) -> Project:
+    """A project on that namespace of Workers KV, with so many maps to upload."""
+    where = {"namespace_id": namespace, "api_base": api_base}
+    made = Project(root, "proj_0123456789ab", "test", "", store="cloudflare", cloudflare=where)
+    save_project(made)
+    write_maps(made.folder / "maps", maps)
+    return made
 
 
 class Quiet:
@@ -141,10 +150,15 @@ def invoke(
 
 def invoke_command(root: Path, *arguments: str) -> list[str]:
     """The command line of :func:`invoke`; writes ``tasks.py`` where there is none."""
+    write_tasks(root)
+    return [sys.executable, "-m", "invoke", *arguments]
+
+
+def write_tasks(root: Path) -> None:
+    """Write ``tasks.py`` where there is none."""
     tasks = root / "tasks.py"
     if not tasks.exists():
         tasks.write_text(TASKS)
-    return [sys.executable, "-m", "invoke", *arguments]
 
 
 def environment_for(**changes: str) -> dict[str, str]:

@@ -256,7 +256,9 @@ def _records(project: Project, where: str) -> Iterator[Check]:
             "claims",
             "warning",
             f"{pages(stalled)} of workers that have gone",
-            "The next invoke nimbus.worker takes them up.",
+            "The next invoke nimbus.worker takes them up."
+            if project.engine == "python"
+            else "The Worker's next tick takes them up.",
         )
 
 

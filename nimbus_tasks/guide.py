@@ -55,7 +55,7 @@ def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
             heads = batches.heads(reading, project.project_id)
             if not heads:
                 return Standing(f"Project {project.name} has no batch yet.", [upload])
-            view = batches.look(reading, heads[0], utc_now())
+            view = batches.look(reading, heads[0], utc_now(), engine=project.engine)
     except NimbusError as error:
         doctor = NextStep(error.advice or "See what is wrong", "invoke nimbus.doctor")
         return Standing(f"Something is wrong: {error.message}", [doctor])

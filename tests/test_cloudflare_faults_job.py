@@ -39,6 +39,7 @@ from nimbus_tasks.kv.cloudflare import store as store_module
 from nimbus_tasks.kv.cloudflare.client import KVClient
 from nimbus_tasks.kv.cloudflare.journal import Journal
 from nimbus_tasks.kv.cloudflare.store import CloudflareStore
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.worker.engine import Worker
 from nimbus_tasks.worker.options import Options
@@ -73,12 +74,10 @@ def statuses(server: KVServer) -> Counter[str]:
 @contextmanager
 def hurried(project: Project, server: KVServer) -> Iterator[Store]:
     """The store as a command opens it, where nobody waits as long as it would."""
-    client = KVClient(
-        prefix=server.prefix,
-        namespace_id=server.namespace,
-        token=None,
-        sleep=lambda seconds: time.sleep(min(seconds, 0.002)),
+    transport = Transport(
+        prefix=server.prefix, token=None, sleep=lambda seconds: time.sleep(min(seconds, 0.002))
     )
+    client = KVClient(transport, server.namespace)
     journal = Journal(project.folder / "recent.sqlite3")
     store = CloudflareStore(client, journal, paced=False, sleep=lambda _: time.sleep(0.002))
     with store:
@@ -401,7 +400,7 @@ def test_an_upload_takes_the_round_trips_that_it_needs(tmp_path: Path) -> None:
     with server:
         project = make_project(tmp_path, server)
         write_large_maps(tmp_path / "maps", 1000)
-        client = KVClient(prefix=server.prefix, namespace_id=server.namespace, token=None)
+        client = KVClient(Transport(prefix=server.prefix, token=None), server.namespace)
         journal = Journal(tmp_path / "journal.sqlite3")
         with CloudflareStore(client, journal, sleep=slept.append) as store:
             assert upload(project, store, tmp_path / "maps").uploaded == 1000
@@ -510,8 +509,8 @@ def test_nobody_there_is_a_few_tries_within_half_a_minute(
         slept.append(seconds)
         now[0] += seconds
 
-    impatient = partial(KVClient, sleep=sleep, clock=lambda: now[0])
-    monkeypatch.setattr("nimbus_tasks.kv.cloudflare.client.KVClient", impatient)
+    impatient = partial(Transport, sleep=sleep, clock=lambda: now[0])
+    monkeypatch.setattr("nimbus_tasks.kv.cloudflare.transport.Transport", impatient)
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         base = f"http://127.0.0.1:{taken.getsockname()[1]}"

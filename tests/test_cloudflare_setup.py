@@ -102,7 +102,7 @@ def test_the_account_may_come_from_the_environment(
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "fedcba98")
     init_project(tmp_path, store="cloudflare", cloudflare={"namespace_id": NAMESPACE})
     with load_project(tmp_path).open_store() as store:
-        assert "fedcba98" in store._client._prefix  # type: ignore[attr-defined]
+        assert "fedcba98" in store._client._transport.prefix  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

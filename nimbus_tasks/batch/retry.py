@@ -11,6 +11,7 @@ from invoke.context import Context
 
 from nimbus_tasks.command import BATCH_HELP, JSON_HELP, check_text, command, project_root
 from nimbus_tasks.core import batches
+from nimbus_tasks.core.advice import work_command
 from nimbus_tasks.core.batch_records import BatchHead
 from nimbus_tasks.core.clock import to_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError
@@ -202,7 +203,7 @@ def retry(
     else:
         console.say(*_lines(retried, console.style, console.columns))
         if retried.requeued and not dry_run:
-            console.hint("invoke nimbus.worker")
+            console.hint(work_command(project.engine))
     return retried
 
 

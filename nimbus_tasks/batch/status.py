@@ -37,7 +37,7 @@ def view_batch(
     """
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
-        return batches.look(reading, head, now or utc_now())
+        return batches.look(reading, head, now or utc_now(), engine=project.engine)
 
 
 @command(

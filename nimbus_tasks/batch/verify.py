@@ -19,7 +19,6 @@ from invoke.exceptions import Exit
 from nimbus_tasks.command import BATCH_HELP, JSON_HELP, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
-from nimbus_tasks.core.claims import take_up_lapsed
 from nimbus_tasks.core.clock import iso_after, now_iso, utc_now
 from nimbus_tasks.core.errors import NotFoundError, PagesFailedError, StoreError
 from nimbus_tasks.core.keys import (
@@ -30,6 +29,7 @@ from nimbus_tasks.core.keys import (
     page_prefix,
     status_key,
 )
+from nimbus_tasks.core.lapses import take_up_lapsed
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
 from nimbus_tasks.core.project import Project, load_project

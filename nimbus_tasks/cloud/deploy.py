@@ -23,7 +23,7 @@ from nimbus_tasks.cloud.wrangler import (
 )
 from nimbus_tasks.command import JSON_HELP, command, project_root
 from nimbus_tasks.core.errors import StoreError, UsageError
-from nimbus_tasks.core.project import Project, load_project, write_atomically
+from nimbus_tasks.core.project import Project, load_project, save_project, write_atomically
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import clean
 
@@ -136,6 +136,13 @@ def deploy_worker(
     return Deployed(worker.name, worker.namespace_id, done)
 
 
+def note_worker(project: Project, deployed: Deployed) -> None:
+    """Let the project know which namespace's pages the Worker takes up: the commands say so."""
+    told = {**project.cloudflare, "worker_namespace_id": deployed.namespace_id}
+    if told != dict(project.cloudflare):
+        save_project(replace(project, cloudflare=told))
+
+
 def _succeeds(program: str, folder: Path, arguments: tuple[str, ...]) -> bool:
     try:
         run_wrangler(program, folder, arguments)
@@ -191,6 +198,7 @@ def deploy(
         deployed = Deployed(worker.name, namespace, lines, dry_run=True)
     else:
         deployed = deploy_worker(worker, os.environ, program, console.note)
+        note_worker(project, deployed)
     if json:
         console.document(deployed.to_json())
     else:

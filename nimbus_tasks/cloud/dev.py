@@ -81,8 +81,9 @@ def running(
         f"--port={port}",
         "--inspector-port=0",
         "--persist-to=.wrangler/state",
-        # What is read here is never old.
+        # What is read here is never old, and a key can be written at any time.
         "--var=LAG_SECONDS:0",
+        "--var=WRITE_SECONDS:0.2",
     )
     log.touch(mode=0o600)  # it may say what the Worker prints
     log.chmod(0o600)
@@ -120,7 +121,11 @@ def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:
         project_id=worker.project_id,
         store="cloudflare",
         queue="keys",
-        cloudflare={"namespace_id": worker.namespace_id, "api_base": api_base},
+        cloudflare={
+            "namespace_id": worker.namespace_id,
+            "worker_namespace_id": worker.namespace_id,
+            "api_base": api_base,
+        },
     )
     return json.dumps(local.to_config(), indent=2, ensure_ascii=False) + "\n"
 

@@ -12,6 +12,11 @@ from nimbus_tasks.core.lifecycle import is_finished
 if TYPE_CHECKING:  # most looks find no failures, and should not wait for its import
     from nimbus_tasks.core.failures import FailureGroup
 
+#: Who takes up queued pages where it is no worker that a person starts (see ``Project.engine``).
+_GOES_ON = {
+    "cloudflare": "the Worker on Cloudflare goes on within a minute",
+    "dev": "the Worker of nimbus.cloud.dev goes on, as long as that runs",
+}
 #: A longer error code is none that a person would type.
 _MAX_CODE = 80
 
@@ -37,6 +42,7 @@ def next_steps_of(
         groups=_groups_of(view) if groups is None else groups,
         stalled=len(view.stalled),
         in_report=in_report,
+        engine=view.engine,
     )
 
 
@@ -48,6 +54,14 @@ def _groups_of(view: BatchView) -> Sequence[FailureGroup]:
     return group_failures(view.failures)
 
 
+def work_command(engine: str, batch_id: str | None = None) -> str:
+    """What to type when pages have been queued, of any batch or of one."""
+    task = "batch.monitor" if engine in _GOES_ON else "worker"
+    if batch_id is None or engine == "fleet":  # whose workers take what the queue gives them
+        return f"invoke nimbus.{task}"
+    return _command(task, batch_id)
+
+
 def next_steps(
     batch_id: str,
     status: str,
@@ -56,17 +70,19 @@ def next_steps(
     groups: Sequence[FailureGroup] = (),
     stalled: int = 0,
     in_report: bool = False,
+    engine: str = "python",
 ) -> list[NextStep]:
     """The commands to type next, in their order; there may be none.
 
     ``counts`` are pages by state (those left out count as 0), ``stalled`` those of the processing
-    ones whose worker is gone. ``in_report`` leaves out the advice to make a report.
+    ones whose worker is gone. ``in_report`` leaves out the advice to make a report; ``engine`` is
+    who takes up queued pages.
     """
     if status == "uploading":
         why = "Its upload has not come to its end: if nobody is sending any more, go on with it"
         return [NextStep(why, _command("upload", batch_id))]
     if not is_finished(status):
-        return _while_open(batch_id, counts, stalled)
+        return _while_open(batch_id, counts, stalled, engine)
     if status == "cancelled":
         return [
             NextStep("Send the pages again, as a new batch", "invoke nimbus.upload"),
@@ -76,24 +92,28 @@ def next_steps(
             ),
         ]
     if counts.get("failed", 0):
-        return _after_failures(batch_id, counts["failed"], groups, in_report)
+        return _after_failures(batch_id, counts["failed"], groups, in_report, engine)
     return [] if in_report else [NextStep("All pages are done: look at them", _report(batch_id))]
 
 
-def _while_open(batch_id: str, counts: Mapping[str, int], stalled: int) -> list[NextStep]:
+def _while_open(
+    batch_id: str, counts: Mapping[str, int], stalled: int, engine: str
+) -> list[NextStep]:
     """Somebody is at work, or somebody should be."""
     steps = []
-    work = _command("worker", batch_id)
+    goes_on, work = _GOES_ON.get(engine), work_command(engine, batch_id)
     at_work = counts.get("processing", 0) - stalled
     if at_work > 0:
         watch = _command("batch.monitor", batch_id)
         steps.append(NextStep("A worker is at it: watch it", watch, is_to_watch=True))
-    if stalled:
-        why = f"{_pages(stalled)} held by a worker that is gone: another one takes them up"
-        steps.append(NextStep(why, work))
+    if stalled and not (goes_on and at_work > 0):
+        why = f"{_pages(stalled)} held by a worker that is gone"
+        steps.append(NextStep(f"{why}: {goes_on or 'another one takes them up'}", work))
     elif counts.get("queued", 0) and at_work <= 0:
-        why = f"{_pages(counts['queued'])} waiting, and nobody at work"
-        steps.append(NextStep(why, work))
+        why = f"{_pages(counts['queued'])} waiting"
+        steps.append(
+            NextStep(f"{why}: {goes_on}" if goes_on else f"{why}, and nobody at work", work)
+        )
     if not steps or (stalled and at_work <= 0):
         why = "See whether all is as it should be, and mend what is not"
         steps.append(NextStep(why, _command("batch.verify", batch_id, "--repair")))
@@ -101,13 +121,13 @@ def _while_open(batch_id: str, counts: Mapping[str, int], stalled: int) -> list[
 
 
 def _after_failures(
-    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool
+    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool, engine: str
 ) -> list[NextStep]:
     retriable = [group for group in groups if group.count > group.superseded]
     if groups and not retriable:
         why = "The failed pages belong to a later batch now: see how they do there"
         return [NextStep(why, "invoke nimbus.batch.status --batch=latest")]
-    work = NextStep("Then work on them", _command("worker", batch_id))
+    then = NextStep(f"Then {_GOES_ON.get(engine, 'work on them')}", work_command(engine, batch_id))
     transient = [group for group in retriable if group.looks_transient]
     if not transient:
         first = [NextStep("Look at what failed, and mend it", _report(batch_id))]
@@ -115,11 +135,11 @@ def _after_failures(
             f"{_pages(failed, 'failed')}: when what made them fail is mended, queue them again",
             _command("batch.retry", batch_id, *_only(retriable, retriable)),
         )
-        return [*([] if in_report else first), again, work]
+        return [*([] if in_report else first), again, then]
     if len(transient) == len(retriable):
         option = _only(transient, retriable)
         why = "What made them fail looks transient: queue them again"
-        return [NextStep(why, _command("batch.retry", batch_id, *option)), work]
+        return [NextStep(why, _command("batch.retry", batch_id, *option)), then]
     steps = []
     for code in dict.fromkeys(group.code for group in transient):
         of_code = [group for group in transient if group.code == code]
@@ -130,7 +150,7 @@ def _after_failures(
     if not steps:  # they share their code with errors that stay
         why = "Some of what made them fail looks transient: queue the failed pages again"
         steps = [NextStep(why, _command("batch.retry", batch_id))]
-    return [*steps, work]
+    return [*steps, then]
 
 
 def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tuple[str, ...]:

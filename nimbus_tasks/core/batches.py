@@ -7,7 +7,7 @@ says of them is a snapshot, which :func:`save_snapshot` rebuilds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 from sys import intern
@@ -23,7 +23,7 @@ from nimbus_tasks.core.keys import (
     is_id,
     superseded_prefix,
 )
-from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
+from nimbus_tasks.core.lifecycle import Intent, Tally, batch_status, is_finished
 from nimbus_tasks.core.pace import UNKNOWN, Pace, pace
 from nimbus_tasks.core.pages import (
     PageGroup,
@@ -43,7 +43,7 @@ class BatchView(NamedTuple):
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
     ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
-    has not been heard of for a whole lease.
+    has not been heard of for a whole lease; ``engine`` is the project's, who takes up queued pages.
     """
 
     head: BatchHead
@@ -53,6 +53,7 @@ class BatchView(NamedTuple):
     in_flight: Sequence[PageInfo] = ()
     stalled: Sequence[PageInfo] = ()
     failures: Sequence[PageInfo] = ()
+    engine: str = "python"
 
     @property
     def is_finished(self) -> bool:
@@ -195,12 +196,14 @@ def _superseded(
         yield PageGroup.of(p for p in group.pages if p.page_id not in but) if is_double else group
 
 
-def look(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
+def look(store: KeyValues, head: BatchHead, now: datetime, *, engine: str = "python") -> BatchView:
     """One look at the batch, folded from its pages."""
-    return look_at(groups_of(store, head), head, now)
+    return look_at(groups_of(store, head), head, now, engine=engine)
 
 
-def look_at(groups: Iterable[PageGroup], head: BatchHead, now: datetime) -> BatchView:
+def look_at(
+    groups: Iterable[PageGroup], head: BatchHead, now: datetime, *, engine: str = "python"
+) -> BatchView:
     """One look at the batch, folded from its pages, which somebody has read already."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
@@ -225,7 +228,30 @@ def look_at(groups: Iterable[PageGroup], head: BatchHead, now: datetime) -> Batc
         in_flight=in_flight,
         stalled=stalled,
         failures=[page for _, _, page in sorted(latest_failures, reverse=True)],
+        engine=engine,
     )
+
+
+def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]) -> set[str]:
+    """Those of the batches for which a cancel has been asked."""
+    cancelled = set()
+    for batch_id in batch_ids:
+        info = tx.head(batch_key(project_id, batch_id))
+        if info is None:
+            continue
+        head = head_from_metadata(project_id, batch_id, info)
+        if head is None and (entry := tx.get(info.key)) is not None:
+            head = _head_from_value(project_id, batch_id, entry)
+        if head is not None and head.intent == Intent.CANCEL:
+            cancelled.add(batch_id)
+    return cancelled
+
+
+def _head_from_value(project_id: str, batch_id: str, entry: Entry) -> BatchHead | None:
+    try:
+        return read_batch(project_id, batch_id, entry).head
+    except UnreadableRecordError:
+        return None
 
 
 def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
@@ -247,7 +273,31 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
 
 def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
-    return save_with_snapshot(tx, load(tx, project_id, batch_id))
+    batch = load(tx, project_id, batch_id)
+    if tx.lag_seconds and batch.head.intent == Intent.UPLOAD:
+        # The upload may have ended, and is not seen to have: it would be said to go on for ever.
+        return fold(tx, batch.head).status(batch.head.intent)
+    return save_with_snapshot(tx, batch)
+
+
+def save_begun(
+    tx: KeyValues, project_id: str, batch_id: str, page_ids: Collection[str]
+) -> str | None:
+    """Write down that those queued pages are at work, without a listing of the others: who reads
+    batch records only sees that work has begun. Returns the status; ``None`` where the record does
+    not say what the pages were in."""
+    batch = load(tx, project_id, batch_id)
+    counts = dict(batch.head.counts)
+    begun = [i for i in page_ids if batch.pages.get(i, {}).get("status") == "queued"]
+    if counts.get("queued", 0) < len(begun) or len(begun) < len(page_ids):
+        return None
+    counts["queued"] -= len(begun)
+    counts["processing"] += len(begun)
+    status = batch_status(batch.head.intent, counts).value
+    at_work = {page_id: {**batch.pages[page_id], "status": "processing"} for page_id in begun}
+    head = replace(batch.head, status=status, counts=counts)
+    tx.put_many([replace(batch, head=head, pages={**batch.pages, **at_work}).entry()])
+    return status
 
 
 def save_with_snapshot(tx: KeyValues, batch: Batch) -> str:

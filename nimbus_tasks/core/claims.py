@@ -9,34 +9,29 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from nimbus_tasks.core.batch_records import BatchHead, head_from_metadata, read_batch
+from nimbus_tasks.core.batches import cancelled_batches
 from nimbus_tasks.core.clock import iso_after, to_iso
 from nimbus_tasks.core.keys import (
     are_ids,
-    batch_key,
     is_id,
     last_part,
     page_key,
     status_key,
 )
-from nimbus_tasks.core.lifecycle import Intent
-from nimbus_tasks.core.logs import LogEntry, append_logs, log_entry
-from nimbus_tasks.core.pages import PageInfo, read_statuses, status_entries, status_or_none
+from nimbus_tasks.core.lapses import is_suspect, put_back_claimed, take_up_lapsed
+from nimbus_tasks.core.logs import LogEntry, append_logs
+from nimbus_tasks.core.pages import read_statuses, status_entries, status_or_none
 from nimbus_tasks.core.queue import first_items, is_newer, read_item
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus, Usage, queue_entry
-from nimbus_tasks.core.wire import UnreadableRecordError, text_field, time_field
+from nimbus_tasks.core.wire import text_field, time_field
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, KeyValues
 
-#: A page whose holders vanished this often is what makes them vanish: it fails.
-MAX_LAPSES = 3
 
-
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A page that is ours until the lease ends.
 
     ``page`` is its record, if there is one; ``stored`` is the status as the claim wrote it: a
@@ -54,8 +49,7 @@ class Claim:
         return self.status.attempts
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``page_value`` is the page record with the optimization in it, where there is one. An outcome
@@ -148,11 +142,6 @@ def claim_pages(
     return claims
 
 
-def is_suspect(status: PageStatus) -> bool:
-    """Whether another lapse would make the page fail: it may be what makes workers vanish."""
-    return status.lapses >= MAX_LAPSES - 1
-
-
 def _is_meant(key: str, status: PageStatus, project_id: str, page_id: str) -> bool:
     """Whether it is this item by which the page is to be claimed. A writer that does not know our
     place in the record names none: any item is its own."""
@@ -187,16 +176,17 @@ def finish_pages(
     for outcome in outcomes:
         page_id, status = outcome.claim.page_id, current.get(outcome.claim.page_id)
         if status is not None and _is_written(outcome, status):
-            counted.append(replace(outcome, try_again=False))
+            counted.append(outcome._replace(try_again=False))
             continue
         if status is None or not _holds(outcome.claim, status):
             refused.append(outcome)
             continue
         logs[page_id] = outcome.entries
         again = outcome.try_again and status.batch_id not in cancelled
-        counted.append(outcome if again == outcome.try_again else replace(outcome, try_again=again))
+        counted.append(outcome._replace(try_again=again))
         if again:
-            queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
+            spent = status.with_usage(outcome.usage)
+            queued = spent.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)
             written[page_id] = queued
             entries.append(queue_entry(project_id, page_id, queued))
             continue
@@ -246,51 +236,8 @@ def release_claims(
         for page_id, status in current.items()
         if _holds(held[page_id], status)
     }
-    _put_back(tx, project_id, ours, now)
+    put_back_claimed(tx, project_id, ours, now)
     return list(ours)
-
-
-def find_lapsed(pages: Iterable[PageInfo], now: datetime) -> dict[str, str]:
-    """Those of the pages whose holder was not heard of for a whole lease, and their batches by page
-    id."""
-    moment = to_iso(now)
-    return {page.page_id: page.status["batch_id"] for page in pages if page.has_lapsed(moment)}
-
-
-def take_up_lapsed(
-    tx: KeyValues, project_id: str, page_ids: Iterable[str], now: datetime
-) -> tuple[list[str], list[str]]:
-    """Queue pages again whose claim has lapsed, if it still has.
-
-    Returns the page ids that are queued again, and those that fail for having lapsed too often.
-    """
-    moment = to_iso(now)
-    lapsed = {
-        page_id: status.changed(lapses=status.lapses + 1)
-        for page_id, status in read_statuses(tx, project_id, page_ids).items()
-        if status.lapsed(moment)
-    }
-    hopeless = {i: _lost(s, moment) for i, s in lapsed.items() if s.lapses >= MAX_LAPSES}
-    _put_back(tx, project_id, {i: s for i, s in lapsed.items() if i not in hopeless}, now)
-    tx.put_many(status_entries(project_id, hopeless))
-    notes = {page_id: [_lapse_note(status, moment)] for page_id, status in lapsed.items()}
-    tx.put_many(append_logs(tx, project_id, notes))
-    return [page_id for page_id in lapsed if page_id not in hopeless], list(hopeless)
-
-
-def cancelled_batches(tx: KeyValues, project_id: str, batch_ids: Collection[str]) -> set[str]:
-    """Those of the batches for which a cancel has been asked."""
-    cancelled = set()
-    for batch_id in batch_ids:
-        info = tx.head(batch_key(project_id, batch_id))
-        if info is None:
-            continue
-        head = head_from_metadata(project_id, batch_id, info)
-        if head is None and (entry := tx.get(info.key)) is not None:
-            head = _head_from_value(project_id, batch_id, entry)
-        if head is not None and head.intent == Intent.CANCEL:
-            cancelled.add(batch_id)
-    return cancelled
 
 
 def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> dict[str, PageStatus]:
@@ -304,17 +251,13 @@ def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> di
         page_id = last_part(key)
         if page_id in statuses or page_id not in page_ids:
             continue
+        # Not a listing: that may have a record which no read has yet.
+        entry = tx.get(status_key(project_id, page_id))
         batch_id = read_item(tx.get(key)).get("batch_id")
-        if is_id(batch_id) and tx.head(status_key(project_id, page_id)) is not None:
-            statuses[page_id] = PageStatus("queued", str(batch_id), "")
+        if entry is not None and is_id(batch_id):
+            anew = PageStatus("queued", str(batch_id), "")
+            statuses[page_id] = status_or_none(entry) or anew
     return statuses
-
-
-def _head_from_value(project_id: str, batch_id: str, entry: Entry) -> BatchHead | None:
-    try:
-        return read_batch(project_id, batch_id, entry).head
-    except UnreadableRecordError:
-        return None
 
 
 def _holds(claim: Claim, status: PageStatus) -> bool:
@@ -357,7 +300,7 @@ def _is_written(outcome: Outcome, status: PageStatus) -> bool:
 
 
 def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
-    return status.changed(
+    return status.with_usage(outcome.usage).changed(
         state="failed" if outcome.error is not None else "done",
         # Not when it was completed: a lease may have been renewed since, and no record is ever
         # followed by one that says to be older.
@@ -370,29 +313,9 @@ def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
         duration_ms=outcome.duration_ms,
         changes=outcome.changes,
         confidence=outcome.confidence,
-        **(outcome.usage._asdict() if outcome.usage else {}),
         error=outcome.error,
         code=outcome.code,
     )
-
-
-def _put_back(
-    tx: KeyValues, project_id: str, statuses: Mapping[str, PageStatus], now: datetime
-) -> None:
-    """Queue pages where they stood before; those of a cancelled batch are cancelled instead."""
-    cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
-    back: dict[str, PageStatus] = {}
-    items = []
-    for page_id, status in statuses.items():
-        if status.batch_id in cancelled:
-            back[page_id] = status.as_cancelled(to_iso(now))
-            continue
-        queued_at = status.queued_at or to_iso(now)
-        queued = status.as_queued(status.priority or NEW_PAGE_PRIORITY, queued_at)
-        back[page_id] = queued.changed(updated=to_iso(now))
-        items.append(queue_entry(project_id, page_id, back[page_id]))
-    tx.put_many(status_entries(project_id, back))
-    tx.put_many(items)
 
 
 def _with_value(page: Entry, value: str) -> Entry:
@@ -408,22 +331,3 @@ def _with_value(page: Entry, value: str) -> Entry:
         told = {name: text_field((metadata or {}).get(name)) for name in ours}
         metadata = {name: text for name, text in told.items() if is_id(text) or time_field(text)}
     return page._replace(value=value, metadata=metadata)
-
-
-def _lost(status: PageStatus, moment: str) -> PageStatus:
-    message = f"{MAX_LAPSES} workers vanished while they had this page"
-    return status.changed(
-        state="failed",
-        updated=moment,
-        claim=None,
-        lease=None,
-        completed=moment,
-        error=message,
-        code="worker_lost",
-    )
-
-
-def _lapse_note(status: PageStatus, moment: str) -> LogEntry:
-    message = f"The worker of attempt {status.attempts} has not been heard of"
-    data = {"attempt": status.attempts, "batch_id": status.batch_id, "lapses": status.lapses}
-    return log_entry(moment, "lease", message, level="warning", data=data)

@@ -169,7 +169,7 @@ class Tally:
             codes = columns.get("code", [UNKNOWN_CODE] * count)
             self.errors.update(code or UNKNOWN_CODE for code in codes)
         if state in ("done", "failed"):
-            # What their last attempts took; a failed one has its price, too.
+            # What their attempts took, each with its price; failed pages have one, too.
             self.metered += len(_values(columns, "tokens_in"))
             self.tokens_in += sum(_values(columns, "tokens_in"))
             self.tokens_out += sum(_values(columns, "tokens_out"))

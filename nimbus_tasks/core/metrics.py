@@ -12,7 +12,7 @@ from nimbus_tasks.core.lifecycle import Tally, Timing
 @dataclass(frozen=True)
 class Metrics:
     """``success_rate`` in percent of all pages; confidence 0 to 1; throughput in pages a minute,
-    from the first page begun to the last one ended. ``usage`` sums each page's last attempt:
+    from the first page begun to the last one ended. ``usage`` sums all attempts of the pages:
     ``pages, tokens_in, tokens_out, cost``. ``None`` where there is nothing to measure."""
 
     total_pages: int

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from nimbus_tasks.core.columns import Columns, columns_of
 from nimbus_tasks.core.keys import are_ids, is_id, last_part, status_key, status_prefix
-from nimbus_tasks.core.records import PageStatus, has_lapsed, read_status
+from nimbus_tasks.core.leases import has_lapsed
+from nimbus_tasks.core.records import PageStatus, read_status
 from nimbus_tasks.core.small_forms import small_forms
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import Entry, KeyValues

@@ -35,8 +35,8 @@ _INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 class Project:
     """A project directory and its configuration.
 
-    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id`` and ``api_base``, each as far
-    as it is set; ``extra`` are fields of others, left alone.
+    ``cloudflare`` has ``account_id``, ``namespace_id``, ``queue_id``, ``api_base`` and
+    ``worker_namespace_id``, each as far as it is set; ``extra`` are fields of others, left alone.
     """
 
     root: Path
@@ -85,6 +85,21 @@ class Project:
         """Whether workers on any number of machines may share the work."""
         return self.queue == "cloudflare-queues"
 
+    @property
+    def engine(self) -> str:
+        """Who takes up queued pages: ``python`` is ``nimbus.worker``, ``fleet`` several of them,
+        whom a Cloudflare Queue gives pages of whatever batch, ``cloudflare`` the Worker that
+        ``nimbus.cloud.deploy`` has deployed beside this namespace, ``dev`` the one of
+        ``nimbus.cloud.dev``."""
+        if self.is_shared:
+            return "fleet"
+        served = self.cloudflare.get("worker_namespace_id")
+        if self.store != "cloudflare" or not served:
+            return "python"
+        if served != self.cloudflare.get("namespace_id"):
+            return "python"
+        return "dev" if "/cdn-cgi/local/" in str(self.cloudflare.get("api_base")) else "cloudflare"
+
     @contextmanager
     def open_store(
         self,
@@ -123,9 +138,9 @@ class Project:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            return open_cloudflare(
-                self.cloudflare, os.environ, self.folder, tell, shared=self.is_shared
-            )
+            # Others write over what this directory has just written.
+            shared = self.engine != "python"
+            return open_cloudflare(self.cloudflare, os.environ, self.folder, tell, shared=shared)
         from nimbus_tasks.kv.sqlite import SqliteStore
 
         if create:

@@ -15,17 +15,19 @@ comes again while its page is at work is acknowledged: the lease in the status g
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nimbus_tasks.core.clock import iso_after
-from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
-from nimbus_tasks.core.keys import is_id, last_part, queue_key, queue_prefix, status_prefix
-from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS, priority_field
-from nimbus_tasks.core.wire import count_field, dump_json, load_object, time_field
+from nimbus_tasks.core.errors import NimbusError, StoreError, StoreUnreachableError
+from nimbus_tasks.core.keys import is_id, last_part, queue_key, status_prefix
+from nimbus_tasks.core.leases import CLOCK_SKEW_SECONDS
+from nimbus_tasks.core.queue_front import QueueFrontStore
+from nimbus_tasks.core.wire import count_field, dump_json, load_object, priority_field, time_field
 from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ FOREIGN_DELAY_SECONDS = 30
 #: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
 #: wait, whatever number it tells.
 QUIET_SECONDS = 60.0
+#: A queue that refuses is left alone for so long while pages are at work, whose leases and outcomes
+#: do not need it.
+OUTAGE_PAUSE_SECONDS = 20.0
 _MOST_AT_ONCE = 100
 
 
@@ -49,12 +54,14 @@ class _Held(NamedTuple):
     until: float
 
 
-class MessageQueueStore(Store):
-    """``inner`` with the queue of one project in messages. Used as any other store.
+class MessageQueueStore(QueueFrontStore):
+    """``inner`` with the queue of one project in messages.
 
     ``hold_seconds`` makes it that of a worker: only then messages are pulled. ``clock`` is for
     tests.
     """
+
+    serves_batches = False
 
     def __init__(
         self,
@@ -65,10 +72,9 @@ class MessageQueueStore(Store):
         hold_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner, project_id)
         self._queue = queue
-        self._project_id = project_id
-        self._prefix = queue_prefix(project_id)
+        self._statuses = status_prefix(project_id)
         self._hold_seconds = hold_seconds
         self._clock = clock
         #: Messages that nobody has claimed, by the key of their item; those of pages at work, by
@@ -86,78 +92,45 @@ class MessageQueueStore(Store):
         self._next_pull = 1
         self._backlog: int | None = None
         self._quiet_since: float | None = None
+        self._patience = random.uniform(2, 3)
+        self._pull_again_at = self._last_pull = 0.0
 
-    @property
-    def lag_seconds(self) -> float:  # type: ignore[override]  # the real store's
-        return self._inner.lag_seconds
+    def _get_items(self, keys: list[str]) -> dict[str, Entry]:
+        return {key: self._waiting[key].entry for key in keys if key in self._waiting}
 
-    @property
-    def write_interval(self) -> float:
-        return self._inner.write_interval
+    def _put_items(self, items: list[Entry]) -> None:
+        """They are published at the end of the transaction."""
+        self._reach()
+        self._items |= {item.key: item for item in items if item.key not in self._waiting}
 
-    @property
-    def read_pause(self) -> float:
-        return self._inner.read_pause
+    def _delete_items(self, keys: set[str]) -> None:
+        for key in keys & self._waiting.keys():
+            self._claimed[key] = self._waiting.pop(key)
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
-        wanted = list(keys)
-        found = self._inner.get_many(key for key in wanted if not self._is_item(key))
-        return found | {key: self._waiting[key].entry for key in wanted if key in self._waiting}
-
-    def put_many(self, entries: Iterable[Entry]) -> None:
-        with self.transaction():
-            self._inner.put_many(self._others(entries))
-
-    def _others(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """All but the queue's items, which are kept for the end of the transaction."""
-        statuses = status_prefix(self._project_id)
-        for entry in entries:
-            if self._is_item(entry.key):
-                self._reach()
-                if entry.key not in self._waiting:
-                    self._items[entry.key] = entry
-                continue
-            if entry.key.startswith(statuses):
-                self._written[last_part(entry.key)] = str((entry.metadata or {}).get("status"))
-            yield entry
-
-    def delete_many(self, keys: Iterable[str]) -> None:
-        doomed = set(keys)
-        items = set(filter(self._is_item, doomed))
-        with self.transaction():
-            self._inner.delete_many(doomed - items)
-            for key in items & self._waiting.keys():
-                self._claimed[key] = self._waiting.pop(key)
-
-    def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
-        if not self._is_item(prefix):
-            yield from self._inner.scan(prefix, limit=limit)
-            return
+    def _scan_items(self, prefix: str, limit: int | None) -> Iterator[KeyInfo]:
         if limit is not None:
             self._pull(limit)
         listed = sorted(self._waiting)
-        yield from (_info(self._waiting[key].entry) for key in islice(listed, limit))
+        return (KeyInfo(key, self._waiting[key].entry.metadata) for key in islice(listed, limit))
 
-    def head(self, key: str) -> KeyInfo | None:
-        if not self._is_item(key):
-            return self._inner.head(key)
-        return _info(self._waiting[key].entry) if key in self._waiting else None
-
-    def prefetch(self, prefix: str) -> None:
-        self._inner.prefetch(prefix)
+    def _passing(self, entry: Entry) -> None:
+        if entry.key.startswith(self._statuses):
+            self._written[last_part(entry.key)] = str((entry.metadata or {}).get("status"))
 
     def hidden_items(self) -> int:
         return max(0, self._reach() - len(self._waiting) - len(self._at_work))
 
     def may_hide(self, count: int) -> bool:
         """A worker knows more than a number: where the queue has given nothing for twice the lag,
-        others have seen the pages that they were given before, and we have seen their claims."""
+        others have seen the pages that they were given before, and we have seen their claims. Of
+        several workers that wait, one is to find out first: the others are given what it publishes.
+        """
         if self._hold_seconds is not None:
             if self._quiet_since is None:
                 return True
-            quiet = self._clock() - self._quiet_since
-            if quiet <= 2 * self.lag_seconds or quiet > 2 * self.lag_seconds + QUIET_SECONDS:
-                return quiet <= 2 * self.lag_seconds
+            quiet = self._last_pull - self._quiet_since - self._patience * self.lag_seconds
+            if quiet <= 0 or quiet > QUIET_SECONDS:
+                return quiet <= 0
         return count <= self.hidden_items()
 
     @contextmanager
@@ -178,14 +151,6 @@ class MessageQueueStore(Store):
         self._account()
         self._tell()
 
-    @contextmanager
-    def snapshot(self) -> Iterator[KeyValues]:
-        with self._inner.snapshot():
-            yield self
-
-    def faults(self) -> list[str]:
-        return self._inner.faults()
-
     def close(self) -> None:
         """Messages that were pulled and not claimed are given back at once."""
         for held in self._waiting.values():
@@ -193,7 +158,7 @@ class MessageQueueStore(Store):
         with suppress(NimbusError):  # then they come back by themselves
             self._settle()
         self._queue.close()
-        self._inner.close()
+        super().close()
 
     def _reach(self) -> int:
         """About how many messages there are; where nobody knows yet, the queue is asked. So one
@@ -201,9 +166,6 @@ class MessageQueueStore(Store):
         if self._backlog is None:
             self._backlog = self._queue.backlog()
         return self._backlog
-
-    def _is_item(self, key: str) -> bool:
-        return key.startswith(self._prefix)
 
     def _pull(self, limit: int) -> None:
         """Have ``limit`` messages in hand that nobody has claimed, as far as there are so many.
@@ -219,8 +181,17 @@ class MessageQueueStore(Store):
             return
         if self._waiting and self._next_pull > 1:
             return
+        if self._at_work and now < self._pull_again_at:
+            return
         count = min(missing * self._next_pull, _MOST_AT_ONCE)
-        pulled = self._queue.pull(count, self._hold_seconds)
+        try:
+            pulled = self._queue.pull(count, self._hold_seconds)
+        except StoreError:
+            if not self._at_work:
+                raise
+            # What the pages at work have cost is not to be lost with the queue.
+            self._pull_again_at = self._clock() + OUTAGE_PAUSE_SECONDS
+            return
         self._next_pull = 0 if len(pulled.messages) < count else self._next_pull * 4
         self._backlog = pulled.backlog
         ours = [self._take(message, now + self._hold_seconds) for message in pulled.messages]
@@ -228,6 +199,9 @@ class MessageQueueStore(Store):
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
+        # Not the time of whoever asks: all that is asked between two pulls has one answer, or a
+        # worker would put nothing back, and a moment later see nothing to wait for.
+        self._last_pull = now
 
     def _take(self, message: Message, until: float) -> bool:
         """Keep a message as the item that it is; ``False`` if it is none of ours."""
@@ -305,7 +279,3 @@ class MessageQueueStore(Store):
         if self._acknowledged or self._given_back:
             self._queue.settle(self._acknowledged, self._given_back)
             self._acknowledged, self._given_back = [], {}
-
-
-def _info(entry: Entry) -> KeyInfo:
-    return KeyInfo(entry.key, entry.metadata)

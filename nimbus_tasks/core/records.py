@@ -9,21 +9,24 @@ of the wrong type counts as absent), ``entry`` gives what is to be stored, with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
-from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id, queue_key
+from nimbus_tasks.core.keys import queue_key
+from nimbus_tasks.core.leases import has_lapsed
 from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.wire import (
     clip_bytes,
+    cost_field,
     count_field,
     dump_json,
+    id_field,
     load_object,
     mapping_field,
     number_field,
     present,
+    priority_field,
     text_field,
     time_field,
 )
@@ -34,10 +37,6 @@ RETRY_PRIORITY = 8
 
 #: Serialised bytes that a text may take of the metadata's 1024.
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
-#: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
-LEASELESS_SECONDS = 600.0
-#: Clocks of machines that work on one project may differ by so much.
-CLOCK_SKEW_SECONDS = 300.0
 
 
 class Usage(NamedTuple):
@@ -55,7 +54,8 @@ class PageStatus:
 
     Times are ISO 8601, ``duration_ms`` milliseconds, ``progress`` percent, ``confidence`` 0 to 1.
     ``claim`` names the current claim: an outcome counts only if it brings the same. ``lapses``
-    counts claims whose holder was never heard of again. ``extra`` are unknown fields of the record,
+    counts claims whose holder was never heard of again. Tokens and cost are of all attempts so far.
+    ``extra`` are unknown fields of the record,
     ``detail`` those of the part that its state has (``processing``, ``result``, …).
     """
 
@@ -93,7 +93,11 @@ class PageStatus:
         error = mapping_field(value.get("error"))
         # A record has the parts of its state only, one or two of the four.
         parts: dict[str, Any] = {}
-        if outcome := error | mapping_field(value.get("result")):
+        outcome = error | mapping_field(value.get("result"))
+        # Of a page that is to be tried again it stands alone.
+        if usage := mapping_field(outcome.get("usage")) or mapping_field(value.get("spent")):
+            parts |= _usage_fields(usage)
+        if outcome:
             parts |= _outcome_fields(outcome, error)
         if processing := mapping_field(value.get("processing")):
             parts |= _processing_fields(processing)
@@ -109,7 +113,7 @@ class PageStatus:
             "uploaded": time_field(value.get("uploaded")),
             "lapses": count_field(value.get("lapses")) or 0,
             "superseded_by": id_field(value.get("superseded_by")),
-            "extra": {name: value[name] for name in value if name not in _STATUS_FIELDS},
+            "extra": _others(value, _STATUS_FIELDS),
             "detail": _unknown_in(value, state),
         }
         return cls._made(_NO_FIELDS | known | parts)
@@ -126,6 +130,8 @@ class PageStatus:
         }
         if self.lapses:
             value["lapses"] = self.lapses
+        if self.state not in ("done", "failed") and (usage := self._usage()):
+            value["spent"] = usage["usage"]
         # In flight it keeps its place, to which it goes back if it is released.
         place = present(priority=self.priority, queued_at=self.queued_at)
         if self.state in ("queued", "processing") and place:
@@ -227,6 +233,17 @@ class PageStatus:
         status.__dict__.update(fields)
         return status
 
+    def with_usage(self, usage: Usage | None) -> PageStatus:
+        """The page that has taken so much more."""
+        if usage is None:
+            return self
+        costs = [cost for cost in (self.cost, usage.cost) if cost is not None]
+        return self.changed(
+            tokens_in=(self.tokens_in or 0) + usage.tokens_in,
+            tokens_out=(self.tokens_out or 0) + usage.tokens_out,
+            cost=round(sum(costs), 8) if costs else None,
+        )
+
     def lapsed(self, now: str) -> bool:
         """Whether it is being processed by somebody who has not been heard of for a whole lease."""
         return self.state == "processing" and has_lapsed(self.lease, self.updated, now)
@@ -238,7 +255,8 @@ class PageStatus:
         return queue_key(project_id, page_id, self.priority or NEW_PAGE_PRIORITY, self.queued_at)
 
     def as_queued(self, priority: int, queued_at: str) -> PageStatus:
-        """The page waiting for another attempt; what the last one left is in the logs."""
+        """The page waiting for another attempt; what the last one left is in the logs,
+        but for its usage."""
         return self.changed(
             state="queued",
             updated=queued_at,
@@ -268,6 +286,7 @@ _STATUS_FIELDS = frozenset(
         "error",
         "lapses",
         "superseded_by",
+        "spent",
     )
 )
 _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
@@ -281,9 +300,6 @@ _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
         "duration_ms",
         "changes",
         "confidence",
-        "tokens_in",
-        "tokens_out",
-        "cost",
         "error",
         "code",
     )
@@ -309,23 +325,6 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
     return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
 
 
-def has_lapsed(lease: str | None, updated: str | None, now: str) -> bool:
-    """Whether a claim is over at the moment ``now``: its lease was not renewed in time.
-
-    The seed's writers give no lease, only their times. A sign of life from the future is of before
-    a clock was set back, and says nothing any more.
-    """
-    last_sign, moment = parse_iso(updated), parse_iso(now)
-    if last_sign is None or moment is None:
-        return lease is None or lease < now
-    if (last_sign - moment).total_seconds() > CLOCK_SKEW_SECONDS:
-        return True
-    longest = LONGEST_LEASE_SECONDS + CLOCK_SKEW_SECONDS
-    if lease is None or lease > iso_after(longest, start=last_sign):
-        lease = iso_after(LEASELESS_SECONDS, start=last_sign)
-    return lease < now
-
-
 def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "claim": text_field(processing.get("claim")),
@@ -337,11 +336,7 @@ def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
-    usage = mapping_field(outcome.get("usage"))
     return {
-        "tokens_in": count_field(usage.get("tokens_in")),
-        "tokens_out": count_field(usage.get("tokens_out")),
-        "cost": cost_field(usage.get("cost")),
         "started": time_field(outcome.get("started")),
         "completed": time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
         "duration_ms": count_field(outcome.get("duration_ms")),
@@ -349,6 +344,14 @@ def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dic
         "confidence": number_field(outcome.get("confidence")),
         "error": text_field(error.get("message")),
         "code": text_field(error.get("code")),
+    }
+
+
+def _usage_fields(usage: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tokens_in": count_field(usage.get("tokens_in")),
+        "tokens_out": count_field(usage.get("tokens_out")),
+        "cost": cost_field(usage.get("cost")),
     }
 
 
@@ -386,11 +389,18 @@ _PART_FIELDS = frozenset(
 )
 
 
+def _others(value: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """The fields that are not ours; nearly always there are none."""
+    if value.keys() <= known:
+        return {}
+    return {name: value[name] for name in value if name not in known}
+
+
 def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
     if state not in _PART_OF_STATE:
         return {}
     part = mapping_field(value.get(_PART_OF_STATE[state]))
-    unknown = {name: part[name] for name in part if name not in _PART_FIELDS}
+    unknown = _others(part, _PART_FIELDS)
     if (usage := part.get("usage")) is not None:
         rest = usage
         if isinstance(usage, dict):
@@ -398,20 +408,3 @@ def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
         if rest != {}:
             unknown["usage"] = rest
     return unknown
-
-
-def id_field(value: object) -> str | None:
-    """An id, or ``None``."""
-    return value if isinstance(value, str) and is_id(value) else None
-
-
-def priority_field(value: object) -> int | None:
-    """A priority from 1 to 10, or ``None``."""
-    number = count_field(value)
-    return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
-
-
-def cost_field(value: object) -> float | None:
-    """A sum of money from 0, or ``None``."""
-    number = number_field(value)
-    return number if number is not None and number >= 0 else None

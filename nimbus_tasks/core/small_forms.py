@@ -13,12 +13,15 @@ from typing import Any
 from nimbus_tasks.core.columns import Columns, columns_of
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, are_ids
 from nimbus_tasks.core.lifecycle import PAGE_STATES
-from nimbus_tasks.core.records import PageStatus, cost_field, id_field, priority_field
+from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.core.wire import (
     MAX_NUMBER,
+    cost_field,
     count_field,
+    id_field,
     number_field,
     present,
+    priority_field,
     text_field,
     time_field,
 )

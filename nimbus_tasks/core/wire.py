@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any, NoReturn
 
+from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id
 from nimbus_tasks.kv.store import Entry
 
 
@@ -171,3 +172,20 @@ def count_field(value: object) -> int | None:
     """A whole number from 0 that JavaScript can hold too, or ``None``."""
     number = number_field(value)
     return int(number) if number is not None and number >= 0 else None
+
+
+def id_field(value: object) -> str | None:
+    """An id, or ``None``."""
+    return value if isinstance(value, str) and is_id(value) else None
+
+
+def priority_field(value: object) -> int | None:
+    """A priority from 1 to 10, or ``None``."""
+    number = count_field(value)
+    return number if number and LOWEST_PRIORITY <= number <= HIGHEST_PRIORITY else None
+
+
+def cost_field(value: object) -> float | None:
+    """A sum of money from 0, or ``None``."""
+    number = number_field(value)
+    return number if number is not None and number >= 0 else None

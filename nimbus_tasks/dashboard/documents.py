@@ -72,7 +72,7 @@ class LookAtBatch:
             head = exact(reading, self._project.project_id, self._batch_id)
             if self._last is not None and self._last[0] == head and head.is_final:
                 return self._last[1]
-            view = batches.look(reading, head, utc_now())
+            view = batches.look(reading, head, utc_now(), engine=self._project.engine)
             # The look has the latest failures only; the groups are of all of them.
             is_all = view.tally.states["failed"] <= len(view.failures)
             failed = view.failures if is_all else batches.pages_of(reading, head)

@@ -9,26 +9,24 @@ checkpoints too, since SQLite before 3.51.3 can corrupt a WAL that two processes
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nimbus_tasks.core.errors import (
-    FULL,
     DamagedStoreError,
     StoreError,
     StoreGoneError,
     StoreUnreachableError,
     cannot_write,
 )
-from nimbus_tasks.kv.health import why_unwritable
 from nimbus_tasks.kv.lock import FileLock
+from nimbus_tasks.kv.sqlite_file import check_place, make_private, store_error
 from nimbus_tasks.kv.store import (
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
@@ -63,10 +61,10 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
-        _check_place(path, create)
+        check_place(path, create)
         try:
             if not path.exists():
-                _make_private(path)
+                make_private(path)
             # Before it is opened: one that is put there meanwhile is then taken for a stranger.
             self._inode = path.stat().st_ino
             self._lock = FileLock(path.with_name(path.name + ".lock"))
@@ -307,75 +305,9 @@ class SqliteStore(Store):
         try:
             yield
         except sqlite3.Error as error:
-            raise _store_error(self._path, error) from error
+            raise store_error(self._path, error) from error
         except UnicodeEncodeError as error:
             raise StoreError("half of a surrogate pair is no text that a store can hold") from error
-
-
-def _check_place(path: Path, create: bool) -> None:
-    """Raises :class:`StoreError` where nothing is that could be opened, or be made."""
-    if path.exists():
-        if not path.is_file():
-            raise DamagedStoreError(
-                f"cannot open the store {path}: that is no file",
-                advice="Move it away; the next upload makes a new store.",
-            )
-        return
-    is_link, target = path.is_symlink(), Path(os.path.realpath(path))
-    if is_link and (not create or target.is_symlink() or not target.parent.is_dir()):
-        raise StoreError(
-            f"there is no store at {path}: it is a link to {path.readlink()}, which is not there",
-            advice="Bring back what it leads to, or remove the link and upload again.",
-        )
-    if not create:
-        raise StoreError(
-            f"there is no store at {path}",
-            advice="Upload some pages first: invoke nimbus.upload",
-        )
-
-
-def _make_private(path: Path) -> None:
-    """Make the file empty, for its owner alone, as SQLite then makes those beside it: pages may be
-    unpublished. Nobody loses by it: to read the store is to write to its log and its lock."""
-    with suppress(FileExistsError):  # another process was first
-        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    text = str(error)
-    if "not a database" in text or "malformed" in text or "no such table" in text:
-        return DamagedStoreError(
-            f"the store {path} is damaged ({text})",
-            advice="Move it away and upload again, or restore it from a backup.",
-        )
-    if "disk is full" in text:
-        return _no_space(path)
-    if "disk I/O error" in text or "unable to open" in text or "readonly" in text:
-        # SQLite does not tell why: that no space is left for its log's index is an "I/O error".
-        cause = why_unwritable(path.parent)
-        if cause is not None and cause.errno in FULL:
-            return _no_space(path)
-        if cause is not None:
-            return cannot_write(f"the store {path}", cause)
-    if "readonly" in text or "unable to open" in text:
-        return StoreError(
-            f"cannot open the store {path} for writing ({text})",
-            advice="Check the permissions of the file, of those beside it and of its folder.",
-        )
-    if "disk I/O error" in text:
-        return StoreError(
-            f"the store {path} cannot be read or written ({text})",
-            advice="See that its disk is in order, and that no quota and no limit of a file's size"
-            " is reached; then run the command again.",
-        )
-    return StoreError(f"the store {path} failed: {text}", advice="Try: invoke nimbus.doctor")
-
-
-def _no_space(path: Path) -> StoreError:
-    return StoreError(
-        f"no space left for the store {path}",
-        advice="Nothing of this step was kept. Free some space and run the command again.",
-    )
 
 
 def _check_limits(key: str, value: str, metadata: str | None) -> None:

@@ -58,6 +58,8 @@ class KeyValues(ABC):
     """
 
     lag_seconds: float = 0.0
+    #: Whether a worker can be given the pages of one batch alone.
+    serves_batches: bool = True
 
     @abstractmethod
     def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:

@@ -19,7 +19,7 @@ from nimbus_tasks.processors.audit_checks import DESCRIPTION, TITLE
 from nimbus_tasks.processors.audit_map import ContentMap
 from nimbus_tasks.processors.llm_answer import BadAnswerError, Proposal, read_answer
 from nimbus_tasks.processors.llm_client import LlmClient
-from nimbus_tasks.processors.llm_prompt import has_text, messages
+from nimbus_tasks.processors.llm_prompt import MAX_TEXT, has_text, is_cut, material_of, messages
 from nimbus_tasks.processors.llm_settings import LlmSettings, key_in
 
 #: As much of a bad answer as is shown to the model that gave it.
@@ -38,7 +38,9 @@ def open_llm(
 
     Raises :class:`UsageError` where there is no key, or none that may be sent to that address.
     """
-    client = LlmClient(settings, key_in(environment), tell, connections=concurrency)
+    client = LlmClient(
+        settings, key_in(environment, settings.base_url), tell, connections=concurrency
+    )
     try:
         yield LlmProcessor(settings, client)
     finally:
@@ -58,10 +60,12 @@ class LlmProcessor:
         ``optimization``, and ``usage``. Raises :class:`ProcessorError`: ``no_content``,
         ``bad_answer``, ``refused``, or what the endpoint's answer makes of it.
         """
-        if not has_text(page):
+        material = material_of(page)
+        if not has_text(material):
             raise ProcessorError("the page has no text to write about", code="no_content")
-        progress("ask", 10, f"Asks {self._settings.model}")
-        conversation = _Conversation(self._settings, self._client, page)
+        cut = f" about the first {MAX_TEXT:,} characters" if is_cut(material) else ""
+        progress("ask", 10, f"Asks {self._settings.model}{cut}")
+        conversation = _Conversation(self._settings, self._client, material)
         try:
             proposals = conversation.proposals(progress)
         except ProcessorError as error:
@@ -101,9 +105,11 @@ class LlmProcessor:
 class _Conversation:
     """What is said about one page; ``usage`` sums what it has taken so far."""
 
-    def __init__(self, settings: LlmSettings, client: LlmClient, page: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: LlmSettings, client: LlmClient, material: Mapping[str, Any]
+    ) -> None:
         self._settings, self._client = settings, client
-        self._messages = messages(settings, page)
+        self._messages = messages(settings, material)
         self.usage: Usage = settings.usage(0, 0)
 
     def proposals(self, progress: Callable[..., None]) -> dict[str, Proposal]:
@@ -132,21 +138,31 @@ class _Conversation:
             self.usage.tokens_in + (count_field(counted.get("prompt_tokens")) or 0),
             self.usage.tokens_out + (count_field(counted.get("completion_tokens")) or 0),
         )
-        choices = completion.get("choices")
-        choice = mapping_field(choices[0]) if isinstance(choices, list) and choices else {}
+        choices = completion["choices"]
+        choice = mapping_field(choices[0] if isinstance(choices, list) else None)
         message = mapping_field(choice.get("message"))
         if message.get("refusal") or choice.get("finish_reason") == "content_filter":
             told = self._client.brief(str(message.get("refusal") or "by its content filter"))
             raise ProcessorError(f"the model refuses: {told}", code="refused")
-        content = message.get("content")
+        content = _text_in(message.get("content"))
         if choice.get("finish_reason") == "length":
             raise ProcessorError(
                 f"the answer was cut off at nimbus.llm.max_tokens, {self._settings.max_tokens:,}:"
-                f" {self._client.brief(str(content or '')) or '(nothing)'}",
+                f" {self._client.brief(content) or '(nothing)'}",
                 code="bad_answer",
             )
         # A server may send back what it was sent, and what it answers is stored.
-        return self._client.masked(content) if isinstance(content, str) else ""
+        return self._client.masked(content)
+
+
+def _text_in(content: object) -> str:
+    """The text of a message, which may come in parts; what a model thought is in parts of their
+    own kind."""
+    if isinstance(content, str):
+        return content
+    parts = map(mapping_field, content) if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _correction(error: BadAnswerError) -> str:

@@ -23,8 +23,8 @@ LONGEST = {"title": TITLE_LIMIT, "description": DESCRIPTION_MAX}
 #: More than any answer that is one.
 _MAX_ANSWER = 20_000
 
-#: What reasoning models of some servers put before the answer.
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+#: What reasoning models of some servers put before the answer; its first mark may be the prompt's.
+_THOUGHTS = re.compile(r"\A[^{]*?</think>|\A\s*<think>.*?</think>", re.DOTALL)
 _FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _MARKUP = re.compile(r"[<>`]|&#?\w{1,31};|\*\*|__|\]\(|://|\bwww\.|javascript:", re.IGNORECASE)
 

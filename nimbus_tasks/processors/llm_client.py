@@ -12,7 +12,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import requests
@@ -24,13 +24,16 @@ from nimbus_tasks.core.errors import (
     ServiceUnavailableError,
     UsageError,
 )
-from nimbus_tasks.kv.cloudflare.faults import retry_after
+from nimbus_tasks.kv.cloudflare.faults import Faults, Kind, retry_after
 from nimbus_tasks.kv.cloudflare.secret import without_secret
-from nimbus_tasks.kv.cloudflare.transport import Address, Pacer, quiet_session, read_address
-from nimbus_tasks.processors.llm_prompt import RESPONSE_FORMATS, Dialect, request_body
+from nimbus_tasks.kv.cloudflare.sessions import Address, quiet_session, read_address, time_limit
+from nimbus_tasks.kv.cloudflare.transport import Pacer
+from nimbus_tasks.processors.llm_errors import ErrorAnswer, error_in
+from nimbus_tasks.processors.llm_prompt import Dialect, request_body
 from nimbus_tasks.processors.llm_settings import (
     DEFAULT_BASE_URL,
-    KEY_VARIABLES,
+    KEY_VARIABLE,
+    OPENAI_KEY,
     LlmSettings,
     secret_keys,
 )
@@ -45,11 +48,10 @@ _LONGEST_ASKED_SECONDS = 7 * 86_400.0
 #: More than any answer of a chat that was asked for two lines.
 _MAX_BYTES = 1024 * 1024
 _SHOWN = 120
-#: An answer that trickles is looked at as often as so many bytes have come.
-_CHUNK = 512
+_CHUNK = 4096
 _PASSING = frozenset({408, 409, 425})
-#: Settings that are wrong for every page, where the server names one as the fault.
-_SETTINGS = ("model", "temperature", "max_tokens", "max_completion_tokens")
+#: How many pages in a row may be forbidden (403) where the key has been good.
+MOST_FORBIDDEN = 5
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class LlmClient:
     ) -> None:
         address = _checked_address(settings.base_url, key)
         self._settings, self._key, self._clock = settings, key, clock
-        self._secrets = secret_keys({KEY_VARIABLES[0]: key or ""})
+        self._secrets = secret_keys({KEY_VARIABLE: key or ""})
         self._url = f"{settings.base_url}/chat/completions"
         self._server = address.host
         self._session = quiet_session(address, key, connections)
@@ -95,7 +97,10 @@ class LlmClient:
         # The default sleep ends when the client is closed: Ctrl-C does not wait for minutes.
         self._pacer = Pacer(tell, sleep or self._closed.wait, clock)
         self._dialect = Dialect()
+        self._faults = Faults(self._server, key)
         self._has_answered = False
+        #: How many pages may still be forbidden; ``None`` as long as there is no completion.
+        self._forbidden_left: int | None = None
         self._unusable: ProcessorUnusableError | None = None
 
     def close(self) -> None:
@@ -147,97 +152,73 @@ class LlmClient:
     def _attempt(self, body: Mapping[str, Any], dialect: Dialect) -> _Outcome:
         """Send it once. Raises what makes every page impossible."""
         timeout = self._settings.timeout
-        began = self._clock()
-        try:
-            with self._session.post(
-                self._url,
-                json=body,
-                timeout=(min(timeout, 10.0), timeout),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                received = bytearray()
-                for chunk in response.iter_content(_CHUNK):
-                    received += chunk
-                    if len(received) > _MAX_BYTES:
-                        return _Fault("the answer is larger than 1 MB", "bad_answer", passes=False)
-                    if self._clock() - began > timeout:
-                        return self._too_slow()
-        except requests.exceptions.ReadTimeout:
-            return self._too_slow()
-        except requests.exceptions.SSLError:
-            if self._has_answered:
-                return self._broken_off()
-            raise self._stopped(f"no secure connection to {self._server} can be made") from None
-        except requests.exceptions.ConnectionError as error:
-            return self._broken(error)
-        except (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError):
-            return self._broken_off()
-        except (OSError, ValueError) as error:  # its text could hold anything
-            name = type(error).__name__
-            raise self._stopped(f"a request to {self._server} is not possible ({name})") from None
-        return self._read(response, received.decode("utf-8", "replace"), dialect)
-
-    def _broken(self, error: Exception) -> _Fault:
-        """No connection, or none any more. requests has one exception for a time-out in the middle
-        of an answer as well."""
-        text = repr(error)
-        if "Read timed out" in text:
-            return self._too_slow()
-        for sign, why in (
-            ("NameResolutionError", "its name is not known"),
-            ("ConnectTimeout", "connection timed out"),
-            ("NewConnectionError", "connection refused"),
-        ):
-            if sign in text:
-                message = f"{self._server} cannot be reached: {why}"
-                return _Fault(message, "llm_unreachable", is_reached=False)
-        return self._broken_off()
-
-    def _broken_off(self) -> _Fault:
+        with time_limit(timeout) as limit:
+            try:
+                with self._session.post(
+                    self._url,
+                    json=body,
+                    # To read, the limit is there; this is for where it cannot end a wait.
+                    timeout=(min(timeout, 10.0), timeout + 1),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    received = bytearray()
+                    for chunk in response.iter_content(_CHUNK):
+                        received += chunk
+                        if len(received) > _MAX_BYTES:
+                            message = "the answer is larger than 1 MB"
+                            return _Fault(message, "bad_answer", passes=False)
+                failed = None
+            except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+                failed = self._faults.of_exception(error)
+        # Not where it was caught: requests' exceptions hold the headers.
+        if failed is not None and failed.kind is Kind.UNREACHABLE:
+            return _Fault(failed.message, "llm_unreachable", is_reached=False)
+        if limit.is_over:
+            return _Fault(f"{self._server} took longer than {timeout:g} seconds", "llm_timeout")
+        if failed is None:
+            return self._read(response, received.decode("utf-8", "replace"), dialect)
+        if failed.kind is Kind.PERMANENT and not self._has_answered:
+            raise self._stopped(failed.message)
         return _Fault(f"{self._server} broke its answer off: connection closed", "llm_failing")
-
-    def _too_slow(self) -> _Fault:
-        seconds = self._settings.timeout
-        return _Fault(f"{self._server} took longer than {seconds:g} seconds", "llm_timeout")
 
     def _read(self, response: requests.Response, text: str, dialect: Dialect) -> _Outcome:
         self._has_answered = True
-        status = response.status_code
         document = _document(text)
-        if status == 200:
-            if isinstance(document, dict):
-                return document
-            told = self.brief(text) or "(nothing)"
-            return _Fault(f"no chat completion: {told}", "bad_answer", passes=False)
-        error = document.get("error") if isinstance(document, dict) else None
-        error = error if isinstance(error, dict) else {"message": error or text}
-        told = f"HTTP {status}: {self.brief(str(error.get('message')))}".rstrip(": ")
-        kind = f"{error.get('code')} {error.get('type')}"
-        if status == 429 and "insufficient_quota" not in kind:
+        error = error_in(response.status_code, document, text)
+        if error is not None:
+            return self._refused(response, error, dialect)
+        if isinstance(document, dict) and document.get("choices"):
+            self._forbidden_left = MOST_FORBIDDEN
+            return document
+        message = f"no chat completion: {self.brief(text) or '(nothing)'}"
+        if not isinstance(document, dict) and self._forbidden_left is None:
+            raise self._stopped(f"{self._server} answers {message}")
+        return _Fault(message, "bad_answer", passes=False)
+
+    def _refused(
+        self, response: requests.Response, error: ErrorAnswer, dialect: Dialect
+    ) -> _Outcome:
+        status = error.status
+        told = f"HTTP {status}: {self.brief(error.message)}".rstrip(": ")
+        if status == 429 and not error.is_of_quota:
             waits = retry_after(response, most=_LONGEST_ASKED_SECONDS)
             return _Fault(f"too many requests ({told})", "rate_limited", True, True, waits=waits)
+        if error.is_missed_schema:
+            return _Fault(f"the model misses the form of the answer ({told})", "bad_answer")
+        if self._learn(error, dialect):
+            return None
         if status >= 500 or status in _PASSING:
-            waits = (
-                retry_after(response, most=_LONGEST_ASKED_SECONDS) if status in (503, 529) else None
-            )
+            is_pause = status in (503, 529)
+            waits = retry_after(response, most=_LONGEST_ASKED_SECONDS) if is_pause else None
             message = f"{self._server} fails ({told})"
             return _Fault(message, "llm_failing", True, waits is not None, waits=waits)
-        if status in (400, 422) and self._learn(str(error.get("message")).lower(), dialect):
-            return None
-        self._check_usable(status, told, error)
+        self._check_usable(error, told)
         return _Fault(f"{self._server} refuses the page ({told})", "llm_refused", passes=False)
 
-    def _learn(self, told: str, dialect: Dialect) -> bool:
+    def _learn(self, error: ErrorAnswer, dialect: Dialect) -> bool:
         """Whether a refusal was of the form of the request, which is another one from now on."""
-        new = dialect
-        if "max_completion_tokens" in told and dialect.tokens == "max_tokens":
-            new = replace(dialect, tokens="max_completion_tokens")
-        elif (
-            any(word in told for word in ("response_format", "json_schema", "json_object"))
-            and dialect.format < len(RESPONSE_FORMATS) - 1
-        ):
-            new = replace(dialect, format=dialect.format + 1)
+        new = error.taught(dialect)
         if new == dialect:
             return False
         # Another thread may have learnt something else meanwhile.
@@ -246,27 +227,39 @@ class LlmClient:
         self._dialect = Dialect(max(new.format, last.format), tokens)
         return True
 
-    def _check_usable(self, status: int, told: str, error: Mapping[str, Any]) -> None:
+    def _check_usable(self, error: ErrorAnswer, told: str) -> None:
         """Raise where every page would be refused as this one was."""
-        if status in (401, 403):
+        if error.is_of_key or (error.status == 403 and not self._is_of_page()):
             what = "does not accept the key" if self._key else "wants a key"
-            advice = f"Set {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}) to a key of this server."
-            raise self._stopped(f"{self._server} {what} ({told})", advice)
-        if status in (402, 429):
+            raise self._stopped(
+                f"{self._server} {what} ({told})",
+                f"Set {KEY_VARIABLE} to a key of this server.",
+            )
+        if error.is_of_quota:
             raise self._stopped(
                 f"the account's quota at {self._server} is used up ({told})",
                 "Raise it, or wait for it, and go on with: invoke nimbus.worker --processor=llm",
             )
-        if 300 <= status < 400:
-            raise self._stopped(f"{self._server} redirects elsewhere (HTTP {status})")
-        names_setting = error.get("param") in _SETTINGS or error.get("code") == "model_not_found"
-        if status in (404, 405) or names_setting:
+        if 300 <= error.status < 400:
+            raise self._stopped(f"{self._server} redirects elsewhere (HTTP {error.status})")
+        if error.status in (404, 405):
             raise self._stopped(
-                f"{self._server} does not know the model or the address ({told})"
-                if status in (404, 405)
-                else f"{self._server} does not take the settings ({told})",
+                f"{self._server} does not know the model or the address ({told})",
                 "Check nimbus.llm.base_url and nimbus.llm.model in invoke.yaml.",
             )
+        if error.setting is not None:
+            raise self._stopped(
+                f"{self._server} does not take the settings ({told})",
+                f"Check nimbus.llm.{error.setting} in invoke.yaml.",
+            )
+
+    def _is_of_page(self) -> bool:
+        """Whether a 403 may be about what the page says, as a moderation or a firewall has it: the
+        key has been good. Several in a row are about the key, all the same."""
+        left = self._forbidden_left or 0
+        if left:
+            self._forbidden_left = left - 1
+        return left > 0
 
     def _stopped(self, message: str, advice: str | None = None) -> ProcessorUnusableError:
         advice = advice or "Check nimbus.llm.base_url in invoke.yaml, and the proxy settings."
@@ -312,18 +305,18 @@ def _checked_address(base_url: str, key: str | None) -> Address:
     if key is None and base_url == DEFAULT_BASE_URL:
         raise UsageError(
             f"there is no key for {address.host}",
-            advice=f"Set {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}) in the environment.",
+            advice=f"Set {KEY_VARIABLE} (or {OPENAI_KEY}) in the environment.",
         )
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
             "the key of the model's server holds a space, a line break or another character that"
             " no key has",
-            advice=f"Set {KEY_VARIABLES[0]} again, with nothing before or after the key.",
+            advice=f"Set {KEY_VARIABLE} again, with nothing before or after the key.",
         )
     if key is not None and not address.is_encrypted and not address.is_loopback:
         raise UsageError(
             f"the key is sent over https or to this machine only: {address.name} is neither",
-            advice=f"Use https, or set {KEY_VARIABLES[0]} to nothing for a server without a key.",
+            advice=f"Use https, or set {KEY_VARIABLE} to nothing for a server without a key.",
         )
     return address
 

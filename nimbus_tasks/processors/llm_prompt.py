@@ -71,11 +71,11 @@ Answer with one JSON object and nothing else, with exactly these fields: "title"
 how sure you are that the text is right for the page and better than the present one."""
 
 
-def messages(settings: LlmSettings, page: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The system prompt and the page, for a stored page record."""
+def messages(settings: LlmSettings, material: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The system prompt and the page, of which this is to be sent."""
     return [
         {"role": "system", "content": _system(settings)},
-        {"role": "user", "content": f"<page>\n{_document(page)}\n</page>"},
+        {"role": "user", "content": f"<page>\n{_document(material)}\n</page>"},
     ]
 
 
@@ -95,10 +95,30 @@ def request_body(
     return body
 
 
-def has_text(page: Mapping[str, Any]) -> bool:
+def material_of(page: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent of a stored page record: path, title, description, headings and running text,
+    each within its bound."""
+    content = ContentMap.read(page.get("extraction"))
+    path = content.route or text_of(page.get("source_path")) or None
+    blocks = content.of_type(*HEADING_LEVELS)
+    headings = (_plain(block.get("text"), MAX_HEADING) for block in blocks)
+    return {
+        **present(path=path and _plain(path, _MAX_PATH)),
+        "title": _plain(content.head_text("title"), _MAX_TITLE),
+        "description": _plain(content.head_text("metaDescription"), _MAX_DESCRIPTION),
+        "headings": list(_first(MAX_HEADINGS, headings)),
+        "text": _plain("\n".join(_texts(content)), MAX_TEXT),
+    }
+
+
+def has_text(material: Mapping[str, Any]) -> bool:
     """Whether there is anything to write about."""
-    material = _material(page)
     return any(material[name] for name in ("title", "description", "headings", "text"))
+
+
+def is_cut(material: Mapping[str, Any]) -> bool:
+    """Whether the page has more text than is sent of it."""
+    return len(material["text"]) >= MAX_TEXT
 
 
 def _system(settings: LlmSettings) -> str:
@@ -112,23 +132,8 @@ def _system(settings: LlmSettings) -> str:
     return "\n\n".join(parts)
 
 
-def _document(page: Mapping[str, Any]) -> str:
-    text = dump_json(_material(page))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _material(page: Mapping[str, Any]) -> dict[str, Any]:
-    content = ContentMap.read(page.get("extraction"))
-    path = content.route or text_of(page.get("source_path")) or None
-    blocks = content.of_type(*HEADING_LEVELS)
-    headings = (_plain(block.get("text"), MAX_HEADING) for block in blocks)
-    return {
-        **present(path=path and _plain(path, _MAX_PATH)),
-        "title": _plain(content.head_text("title"), _MAX_TITLE),
-        "description": _plain(content.head_text("metaDescription"), _MAX_DESCRIPTION),
-        "headings": list(_first(MAX_HEADINGS, headings)),
-        "text": _plain("\n".join(_texts(content)), MAX_TEXT),
-    }
+def _document(material: Mapping[str, Any]) -> str:
+    return dump_json(material).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _first(most: int, texts: Iterable[str]) -> Iterator[str]:

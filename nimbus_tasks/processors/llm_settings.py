@@ -11,8 +11,8 @@ from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.records import Usage
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-#: Where the key may be, the first that is set counts; one that is set and empty means "no key".
-KEY_VARIABLES = ("NIMBUS_LLM_API_KEY", "OPENAI_API_KEY")
+#: Where the key may be; one that is set and empty means "no key". OpenAI's own goes to nobody else.
+KEY_VARIABLE, OPENAI_KEY = "NIMBUS_LLM_API_KEY", "OPENAI_API_KEY"
 #: Of the house style; it goes with every page, and is paid for as often.
 MAX_INSTRUCTIONS = 20_000
 _SHORTEST_KEY = 12
@@ -58,17 +58,16 @@ class LlmSettings:
         return Usage(tokens_in, tokens_out, round(cost / _PER_MILLION, 8))
 
 
-def key_in(environment: Mapping[str, str]) -> str | None:
+def key_in(environment: Mapping[str, str], base_url: str) -> str | None:
     """The key of the endpoint, from the environment alone; ``None`` for a server without one."""
-    for name in KEY_VARIABLES:
-        if name in environment:
-            return environment[name] or None
-    return None
+    if KEY_VARIABLE in environment:
+        return environment[KEY_VARIABLE] or None
+    return environment.get(OPENAI_KEY) or None if base_url == DEFAULT_BASE_URL else None
 
 
 def secret_keys(environment: Mapping[str, str]) -> list[str]:
     """The keys that no text may have in it; a word that a server without keys is given is none."""
-    keys = (environment.get(name, "") for name in KEY_VARIABLES)
+    keys = (environment.get(name, "") for name in (KEY_VARIABLE, OPENAI_KEY))
     return [key for key in keys if len(key) >= _SHORTEST_KEY]
 
 

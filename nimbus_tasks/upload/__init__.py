@@ -16,6 +16,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from nimbus_tasks.command import JSON_HELP, check_int, command, project_root, setting
+from nimbus_tasks.core.advice import work_command
 from nimbus_tasks.core.errors import PagesFailedError, UsageError
 from nimbus_tasks.core.keys import check_id
 from nimbus_tasks.core.project import (
@@ -113,7 +114,7 @@ def upload(
             )
         console.say(*_lines(outcome, console.style), *(_cost_lines(cost) if cost else ()))
         if outcome.uploaded and not dry_run:
-            console.hint("invoke nimbus.worker")
+            console.hint(work_command(project.engine))
     _show_rejected(console, outcome.checked.rejected)
     if outcome.checked.rejected and not skip_invalid:
         raise Exit(code=PagesFailedError.exit_code)

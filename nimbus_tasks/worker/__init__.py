@@ -148,7 +148,7 @@ def worker(
         console.document(worked.to_json())
     else:
         console.say(*summary_lines(worked, console.style))
-        show_next(console, display.next_steps(worked))
+        show_next(console, display.next_steps(worked, project.engine))
     if crew.unusable is not None:
         raise crew.unusable
     if crew.was_stopped:

@@ -19,8 +19,14 @@ from nimbus_tasks.core.claims import Claim, Outcome
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import ProcessorError, ProcessorUnusableError, UsageError
 from nimbus_tasks.core.logs import log_entry
-from nimbus_tasks.core.records import Usage, cost_field
-from nimbus_tasks.core.wire import UnreadableRecordError, count_field, dump_json, load_object
+from nimbus_tasks.core.records import Usage
+from nimbus_tasks.core.wire import (
+    UnreadableRecordError,
+    cost_field,
+    count_field,
+    dump_json,
+    load_object,
+)
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES

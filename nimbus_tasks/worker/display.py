@@ -77,14 +77,15 @@ class WorkerDisplay(ProgressBar):
             self.write(f"{sign} and {self._unnamed:,} more failed")
             self._unnamed = 0
 
-    def next_steps(self, worked: Worked) -> list[NextStep]:
+    def next_steps(self, worked: Worked, engine: str = "python") -> list[NextStep]:
         """What to do with the batch that has ended; with several, nothing that suits all."""
         if len(worked.batches) != 1:
             return []
         [(batch_id, status)] = worked.batches.items()
         failed = max(worked.failed, status in ("partially_completed", "failed"))
         counts = {"done": worked.done, "failed": failed}
-        return next_steps(batch_id, status, counts, groups=self._groups.biggest(20))
+        groups = self._groups.biggest(20)
+        return next_steps(batch_id, status, counts, groups=groups, engine=engine)
 
     def close(self) -> None:
         """Take the bar away; what was not named is counted."""

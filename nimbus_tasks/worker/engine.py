@@ -7,38 +7,32 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Set
-from contextlib import suppress
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from nimbus_tasks.core import batches
+from nimbus_tasks.core.batches import cancelled_batches
 from nimbus_tasks.core.claims import (
     Claim,
     Outcome,
-    cancelled_batches,
     claim_pages,
-    find_lapsed,
     finish_pages,
-    is_suspect,
     release_claims,
     renew_claims,
-    take_up_lapsed,
 )
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import (
-    NotFoundError,
     ProcessorUnusableError,
-    StoreError,
     StoreUnreachableError,
 )
-from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, is_finished
-from nimbus_tasks.core.pages import PageInfo, list_pages
-from nimbus_tasks.core.queue import find_unqueued, item_batch, put_back, queue_items
+from nimbus_tasks.core.lapses import is_suspect
+from nimbus_tasks.core.queue import item_batch, queue_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
+from nimbus_tasks.worker.contested import Contested
 from nimbus_tasks.worker.lookout import Lookout
 from nimbus_tasks.worker.options import Options, Watcher, Worked
+from nimbus_tasks.worker.upkeep import Upkeep
 
 #: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
 #: AHEAD_SECONDS, so that threads need not wait for the store.
@@ -49,6 +43,8 @@ MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 8
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
+#: The same of a worker that is busy: a page that takes an hour must not keep others waiting.
+LAPSED_SECONDS = 30.0
 #: How long a store may be out of reach before a worker gives up.
 OUTAGE_SECONDS = 600.0
 #: Between counts of the queue, which is a listing of all of it.
@@ -85,6 +81,7 @@ class Worker:
             processor, options.concurrency, options.max_attempts, options.timeout
         )
         self._lookout = Lookout(project_id, options.batch_id)
+        self._contested = Contested(0.0 if store.serves_batches else store.lag_seconds)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
@@ -94,10 +91,10 @@ class Worker:
         self._queue_is_empty = False
         self._lost_since: float | None = None
         self._to_release: list[Claim] = []
-        self._open_batches: set[str] = set()
         self._stops = self._stops_told = 0
-        self._next_look = 0.0
+        self._next_look = self._looked_for_lapsed = 0.0
         self.worked = Worked()
+        self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked)
 
     def stop(self) -> None:
         """Claim no more and end when the pages in flight have ended; called again: give those
@@ -123,7 +120,8 @@ class Worker:
         """Work until there is nothing left, or until it is stopped."""
         begun = time.monotonic()
         try:
-            self._take_up_lapsed(list_pages(self._store, self._project_id, self._options.batch_id))
+            self._upkeep.take_up_lapsed()
+            self._looked_for_lapsed = time.monotonic()
             while self._goes_on():
                 self._ended += self._pool.outcomes(self._patience())
                 try:
@@ -140,10 +138,7 @@ class Worker:
             self._ended += self._pool.outcomes(0)
             self._to_release += [held.claim for held in self._in_hand.values()]
             self._exchange()
-        # What others did meanwhile counts as well: batches that were open may have ended.
-        self._open_batches |= {b for b, s in self.worked.batches.items() if not is_finished(s)}
-        self._save_snapshots()
-        self._end_batches()
+        self._upkeep.close()
         self.worked.seconds = time.monotonic() - begun
         return self.worked
 
@@ -161,9 +156,17 @@ class Worker:
             self._stops_told = self._stops
             self._to_release += self._pool.take_back_waiting()
             self._watcher.stops(self._pool.unfinished)
+        if time.monotonic() - self._looked_for_lapsed > self._lapsed_interval():
+            self._looked_for_lapsed = time.monotonic()
+            if self._upkeep.take_up_lapsed():
+                self._queue_is_empty = False
         if self._is_due():
             self._exchange()
         return not self._is_idle() or self._has_reason_to_wait()
+
+    def _lapsed_interval(self) -> float:
+        # Ten times as long where a listing is requests, of which there are so many in five minutes.
+        return LAPSED_SECONDS * (10 if self._store.write_interval else 1)
 
     def _bear(self, error: StoreUnreachableError) -> None:
         """An outage of the store: what pages have cost must not be lost for it. Outcomes are kept,
@@ -216,6 +219,7 @@ class Worker:
         What is remembered of it is brought up to date when it has been written.
         """
         now, clock = utc_now(), time.monotonic()
+        self._ended += self._contested.due(clock)
         ended = list(self._ended)
         self._take_back_cancelled()
         back = list(self._to_release)
@@ -254,21 +258,18 @@ class Worker:
         self._measure(len(ended), clock)
         self._take(claims, clock)
         self._queue_is_empty = len(claims) < room
-        self._tell(counted, refused)
+        self._tell(counted, self._contested.without(refused, clock))
 
     def _take(self, claims: list[Claim], clock: float) -> None:
+        if claims:
+            self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
             characters = len(claim.page.value) if claim.page else 0
             self._page_characters += (characters - self._page_characters) / 20
         self._page_characters = max(1.0, self._page_characters)
         self._pool.submit(claims)
-        fresh = {claim.status.batch_id for claim in claims} - self._open_batches
-        self._open_batches |= fresh
-        # Who reads batch records only, like the seed's dashboard, sees that work has begun.
-        for batch_id in fresh:
-            self._save_snapshot(batch_id)
-        if fresh:  # the time that took says nothing of the pages
+        if self._upkeep.begin(claims):  # the time that takes says nothing of the pages
             self._counted, self._counted_since = 0, time.monotonic()
 
     def _forget(self, claim: Claim) -> None:
@@ -356,20 +357,18 @@ class Worker:
         )
 
     def _is_idle(self) -> bool:
-        at_work = self._pool.unfinished or self._ended or self._to_release
+        at_work = self._pool.unfinished or self._ended or self._to_release or self._contested
         return self._queue_is_empty and not at_work
 
     def _has_reason_to_wait(self) -> bool:
         """Nothing is queued. Is more to be expected? The queue is looked at again meanwhile."""
         if time.monotonic() < self._next_look:
             return True
-        # One listing for all that is to be found out: nearly all of them have ended.
-        listed = list_pages(self._store, self._project_id, self._options.batch_id)
-        unfinished = [p for p in listed if p.status["status"] not in TERMINAL_PAGE_STATES]
-        if self._take_up_lapsed(unfinished) or self._queue_lost_pages(unfinished):
+        self._upkeep.save()
+        unfinished = self._upkeep.unfinished_pages()
+        if self._upkeep.take_up_lapsed(unfinished) or self._upkeep.queue_lost(unfinished):
             self._queue_is_empty = False
             return True
-        self._save_snapshots()
         reason: str | None = "new pages"
         if not self._options.forever:
             with self._store.snapshot() as reading:
@@ -379,50 +378,3 @@ class Worker:
         self._watcher.waits(reason)
         self._next_look = time.monotonic() + LOOK_SECONDS + 3 * self._store.write_interval
         return True
-
-    def _take_up_lapsed(self, pages: Iterable[PageInfo]) -> bool:
-        now = utc_now()
-        lapsed = find_lapsed(pages, now)
-        if not lapsed:
-            return False
-        with self._store.transaction() as tx:
-            queued, hopeless = take_up_lapsed(tx, self._project_id, lapsed, now)
-        self.worked.taken_up += len(queued)
-        self.worked.failed += len(hopeless)
-        self._open_batches |= {lapsed[page_id] for page_id in hopeless}
-        return bool(queued)
-
-    def _queue_lost_pages(self, pages: Iterable[PageInfo]) -> bool:
-        """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
-        if not find_unqueued(self._store, self._project_id, pages, utc_now()):
-            return False
-        with self._store.transaction() as tx:
-            now_there = list_pages(tx, self._project_id, self._options.batch_id)
-            lost = find_unqueued(tx, self._project_id, now_there, utc_now())
-            put_back(tx, self._project_id, lost)
-        return bool(lost)
-
-    def _end_batches(self) -> None:
-        """Write down that a batch has ended, of which whoever ended it did not come to say so."""
-        with suppress(StoreError):
-            with self._store.snapshot() as reading:
-                heads = batches.heads(reading, self._project_id)
-                tallies = batches.fold_all(reading, self._project_id, heads)
-            for head in heads:
-                tally = tallies.get(head.batch_id)
-                if tally is not None and is_finished(tally.status(head.intent)):
-                    with self._store.transaction() as tx:
-                        batches.save_snapshot(tx, self._project_id, head.batch_id)
-
-    def _save_snapshots(self) -> None:
-        while self._open_batches:
-            self._save_snapshot(self._open_batches.pop())
-
-    def _save_snapshot(self, batch_id: str) -> None:
-        try:
-            with self._store.transaction() as tx:
-                self.worked.batches[batch_id] = batches.save_snapshot(
-                    tx, self._project_id, batch_id
-                )
-        except (NotFoundError, StoreError):
-            pass  # its record is gone or damaged; its pages are worked on all the same

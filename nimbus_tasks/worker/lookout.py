@@ -7,17 +7,25 @@ when its leases end. A worker that ends at once would leave both to be noticed b
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, now_iso, seconds_between
+from nimbus_tasks.core.leases import CLOCK_SKEW_SECONDS
 from nimbus_tasks.core.lifecycle import Intent
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.core.queue import is_newer, item_batch, queue_items
-from nimbus_tasks.core.records import CLOCK_SKEW_SECONDS
 from nimbus_tasks.kv.store import KeyValues
 
 #: How long nothing may come of an upload before a worker no longer waits for it.
 UPLOAD_SILENT_SECONDS = 15.0
+
+
+class _Claim(NamedTuple):
+    """A claim as a listing has it: when it was made, which tells it from others, and its end."""
+
+    started: str | None
+    lease: str
 
 
 class Lookout:
@@ -26,7 +34,11 @@ class Lookout:
     def __init__(self, project_id: str, batch_id: str | None) -> None:
         self._project_id = project_id
         self._batch_id = batch_id
-        self._first_leases: dict[str, str] = {}
+        self._first_seen: dict[str, _Claim] = {}
+
+    def start_over(self) -> None:
+        """There has been work: who was alive before it may have gone since."""
+        self._first_seen.clear()
 
     def what_is_expected(self, store: KeyValues, pages: Collection[PageInfo]) -> str | None:
         """What is worth waiting for, in words; ``None`` if nothing is. ``pages`` are those that
@@ -55,7 +67,9 @@ class Lookout:
         if not store.lag_seconds:
             return False
         # Of messages nobody sees those that are delayed, or in the hands of one who has vanished.
-        since = "" if store.may_hide(1) else iso_after(-store.lag_seconds)
+        # What is older than the lag is claimed or put back at the next look; to be waited for until
+        # then, it has to be waited for somewhat longer.
+        since = "" if store.may_hide(1) else iso_after(-2 * store.lag_seconds)
         for info in queue_items(store, self._project_id):
             if is_newer(info.key, since) and self._batch_id in (None, item_batch(store, info)):
                 return True
@@ -66,15 +80,18 @@ class Lookout:
 
     def _has_silent_claims(self, pages: Collection[PageInfo]) -> bool:
         """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
-        is alive, and is its own affair."""
+        is alive, and is its own affair. One that another has taken the place of has not been
+        renewed: on KV it may be written over an outcome, and nobody hold it."""
         last = iso_after(LONGEST_LEASE_SECONDS)
-        leases = {
-            page.page_id: page.status["lease"]
+        claims = {
+            page.page_id: _Claim(page.status.get("started"), page.status["lease"])
             for page in pages
             # A writer that knows no leases gives no hint of when it may be given up, nor does one
             # of whom no lease could be that long.
             if page.status["status"] == "processing" and "" < page.status.get("lease", "") <= last
         }
-        for page_id, lease in leases.items():
-            self._first_leases.setdefault(page_id, lease)
-        return any(self._first_leases[page_id] == lease for page_id, lease in leases.items())
+        first = self._first_seen
+        for page_id, claim in claims.items():
+            if page_id not in first or first[page_id].started != claim.started:
+                first[page_id] = claim
+        return any(claim.lease <= first[page_id].lease for page_id, claim in claims.items())

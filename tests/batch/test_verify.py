@@ -12,9 +12,10 @@ import pytest
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.claims import MAX_LAPSES, claim_pages, take_up_lapsed
+from nimbus_tasks.core.claims import claim_pages
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.keys import batch_key, page_id_for, page_key, queue_prefix, status_key
+from nimbus_tasks.core.lapses import MAX_LAPSES, take_up_lapsed
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import queue_entry, read_status
 from nimbus_tasks.kv.store import Entry, Store

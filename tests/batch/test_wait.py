@@ -92,10 +92,10 @@ def test_what_passes_is_outlasted(
     outcomes: Iterator[bool] = iter([True] * first_looks + [False, False])
     look = batches.look
 
-    def looks(*arguments: Any) -> BatchView:
+    def looks(*arguments: Any, **more: Any) -> BatchView:
         if not next(outcomes, True):
             raise StoreUnreachableError("away")
-        return look(*arguments)
+        return look(*arguments, **more)
 
     monkeypatch.setattr(batches, "look", looks)
     assert exit_code() == 0

@@ -46,7 +46,7 @@ class Service:
                 status, body, headers = service.answer(page, self.headers["Authorization"])
                 data = body.encode()
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                for name, value in {"Content-Length": str(len(data)), **headers}.items():
                     self.send_header(name, value)
                 with suppress(OSError):  # whoever asked did not wait
                     self.end_headers()
@@ -76,6 +76,8 @@ class Service:
             threading.Event().wait(5)
         if "busy" in path and self.asked[path] == 1:
             return 429, "", {"Retry-After": "1"}
+        if "cut" in path and self.asked[path] == 1:
+            return 200, "{", {"Content-Length": "99", "Connection": "close"}
         if "always-full" in path:
             return 503, "", {"Retry-After": "1"}
         for word, answer in ANSWERS.items():
@@ -84,7 +86,7 @@ class Service:
         return 200, json.dumps(GOOD), {}
 
     def __enter__(self) -> Service:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(

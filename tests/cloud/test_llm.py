@@ -58,5 +58,17 @@ def test_the_text_of_a_page_is_data_between_marks(cloud: Cloud) -> None:
     assert "hush" not in json.dumps(cloud.service.prompts)
 
 
+def test_a_page_without_head_or_blocks_is_asked_about_as_well(cloud: Cloud) -> None:
+    cloud.upload(["dist/a.html"])
+    page = page_id_for(cloud.project.project_id, "dist/a.html")
+    record = {"page_id": page, "source_path": "dist/a.html"}
+    bare = record | {"extraction": {"head": None, "blocks": {"0": "x"}}}
+    cloud.write(f"page:{cloud.project.project_id}:{page}", json.dumps(bare), {})
+    cloud.service.chat = GOOD
+    cloud.set(LLM_URL=cloud.service.url)
+    cloud.until_ended()
+    assert cloud.statuses()["dist/a.html"]["status"] == "done"
+
+
 def test_an_answer_that_is_no_json_fails(cloud: Cloud) -> None:
     assert ask(cloud, "sk-no-json-at-all")["error"]["code"] == "bad_result"

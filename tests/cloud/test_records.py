@@ -28,6 +28,10 @@ NO_ANSWERS = [
     ANSWER | {"title": "x" * 121},
     ANSWER | {"title": " \u202e "},
     ANSWER | {"description": ["a"]},
+    ANSWER | {"title": "Buy <b>now</b>"},
+    ANSWER | {"title": "See www.example.com"},
+    ANSWER | {"description": "{{ secrets }}"},
+    ANSWER | {"description": "[here](javascript:x)"},
     ANSWER | {"confidence": "very"},
     ANSWER | {"confidence": 2},
 ]
@@ -52,6 +56,8 @@ HELD: dict[str, tuple[dict[str, Any], bool]] = {
     ),
     "uploaded anew": ({"status": "queued", "attempts": 0, "updated": NEWER}, False),
     "cancelled": ({"status": "cancelled", "attempts": 1, "updated": NEWER}, False),
+    "of no time": ({"status": "queued", "attempts": 1, "updated": "yesterday"}, True),
+    "damaged": ({}, True),
 }
 _TIMES = (NOW, LEASE, "2026-11-24T07:00:00.123Z", "2020-01-01T00:00:00.000000Z", "x" * 41, 5, None)
 _TEXTS = ("", "a", "ü" * 300, "😀" * 90, 'with "quotes"\n', "\x7f\x1b", "x" * 3000, 7, None)

@@ -115,6 +115,8 @@ def test_from_nothing_to_a_local_batch_in_three_commands(tmp_path: Path) -> None
             out, _ = run(tmp_path, *tasks.split()[1:], NIMBUS_CONFIG=config.split("=")[1])
             assert "done 12" in out
             assert load_project(tmp_path).store == "sqlite"  # it is left as it was
+            told = json.loads((tmp_path / "cloud" / "dev.json").read_text())["cloudflare"]
+            assert told["worker_namespace_id"] == told["namespace_id"]
         finally:
             dev.send_signal(signal.SIGINT)
             _, err = dev.communicate(timeout=30)
@@ -224,6 +226,10 @@ def test_deploy_makes_what_is_missing(account: Account) -> None:
     out, _ = account.deploy()
     assert account.commands == [f"queues info {name}-dead", f"queues info {name}", "deploy"]
     assert f"--namespace-id={MADE}" in out
+    where = ("--store=cloudflare", f"--namespace-id={MADE}", "--account-id=a", "--force")
+    assert load_project(account.root).engine == "python"  # its pages are here still
+    run(account.root, "nimbus.init", *where)
+    assert load_project(account.root).engine == "cloudflare"
 
 
 def test_a_dry_run_asks_nobody(account: Account) -> None:

@@ -4,7 +4,8 @@
  * A tick is for the project that the cron expression names; its messages carry that name. What a
  * test sets under `test:{project}` takes the place of vars. Every operation on KV and the Queue is
  * counted; GET /counts?project= tells. `lose` are paths of pages whose messages end in nothing, and
- * `kill` of those that end their whole invocation.
+ * `kill` of those that end their whole invocation; `hold` keeps all messages from the Queue. With
+ * `odd` the processor is one that no service could be.
  */
 
 import { bury, consume } from "./consumer.js";
@@ -13,6 +14,19 @@ import llm from "./processors/llm.js";
 import { tick } from "./tick.js";
 
 const counts = {};
+const ODD = {
+  silent: async () => (await new Promise((done) => setTimeout(done, 2500)), { changes: 1 }),
+  wordless: async () => {
+    const never = () => {
+      throw new Error("no words");
+    };
+    throw Object.assign(new Error(), { name: { toString: never }, message: { toString: never } });
+  },
+  greedy: async (page) => {
+    for (const field in page) delete page[field];
+    return { optimization: { mine: true } };
+  },
+};
 
 async function environment(env, project) {
   const kept = JSON.parse((await env.KV.get(`test:${project}`)) ?? "{}");
@@ -29,6 +43,7 @@ async function environment(env, project) {
     sendBatch: (batch) => {
       count("sendBatch");
       if (kept.refuse) throw new Error("the Queue takes nothing");
+      if (kept.hold) return undefined;
       return env.PAGES.sendBatch(batch.map((one) => ({ ...one, body: { ...one.body, project } })));
     },
   };
@@ -48,7 +63,7 @@ export default {
   },
 
   async queue(batch, env) {
-    const projects = Map.groupBy(batch.messages, (message) => message.body.project);
+    const projects = Map.groupBy(batch.messages, (message) => message.body?.project);
     for (const [project, messages] of projects) {
       const theirs = await environment(env, project);
       if (batch.queue.endsWith("-dead")) {
@@ -61,7 +76,7 @@ export default {
           throw new Error("the invocation has ended");
         if (!(await isAmong(env, project, theirs.lose, message.body))) kept.push(message);
       }
-      await consume({ messages: kept }, theirs, theirs.LLM_URL ? llm : process);
+      await consume({ messages: kept }, theirs, ODD[theirs.odd] ?? (theirs.LLM_URL ? llm : process));
     }
   },
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nimbus_tasks.core.advice import next_steps, next_steps_of
 from nimbus_tasks.core.failures import FailureGroup
 from nimbus_tasks.core.lifecycle import BatchStatus
 from nimbus_tasks.core.pages import PageInfo
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.project import Project, new_project
 from nimbus_tasks.kv.store import Store
 from tests.factories import failing, invoke, upload, work
 
@@ -39,9 +40,53 @@ def test_a_batch_that_nobody_works_on_wants_a_worker() -> None:
     assert commands("retrying", {"done": 5, "queued": 5}) == [f"invoke nimbus.worker --batch={ID}"]
 
 
+def test_where_messages_hand_out_the_pages_no_batch_is_chosen() -> None:
+    """nimbus.worker --batch is refused there."""
+    for status, counts, stalled in (
+        ("queued", {"queued": 10}, 0),
+        ("processing", {"processing": 4}, 4),
+        ("failed", FAILED, 0),
+    ):
+        told = commands(status, counts, stalled=stalled, engine="fleet")
+        assert "invoke nimbus.worker" in told
+
+
 def test_a_batch_at_work_wants_to_be_watched() -> None:
     counts = {"queued": 3, "processing": 4}
     assert commands("processing", counts) == [f"invoke nimbus.batch.monitor --batch={ID}"]
+
+
+@pytest.mark.parametrize("engine", ["cloudflare", "dev"])
+def test_where_the_worker_is_on_cloudflare_nobody_is_to_start_one(engine: str) -> None:
+    """A person there runs no worker: what is queued is taken up, and can be watched."""
+    looks: list[tuple[str, dict[str, int], dict[str, Any]]] = [
+        ("queued", {"queued": 10}, {}),
+        ("processing", {"processing": 4, "queued": 9}, {"stalled": 4}),
+        ("failed", FAILED, {"groups": [group("rate_limited", transient=True)]}),
+        ("failed", FAILED, {"groups": [group("broken")]}),
+    ]
+    for status, counts, more in looks:
+        steps = next_steps(ID, status, counts, engine=engine, **more)
+        assert not any("nimbus.worker" in f"{step.why} {step.command}" for step in steps)
+        [taking] = [step for step in steps if "goes on" in step.why]
+        assert taking.command == f"invoke nimbus.batch.monitor --batch={ID}"
+        assert ("nimbus.cloud.dev" in taking.why) == (engine == "dev")
+
+
+@pytest.mark.parametrize(
+    ("store", "cloudflare", "engine"),
+    [
+        ("sqlite", {"worker_namespace_id": "a"}, "python"),
+        ("cloudflare", {"namespace_id": "a"}, "python"),
+        ("cloudflare", {"namespace_id": "a", "worker_namespace_id": "b"}, "python"),
+        ("cloudflare", {"namespace_id": "a", "worker_namespace_id": "a"}, "cloudflare"),
+    ],
+)
+def test_whose_the_queued_pages_are(
+    tmp_path: Path, store: str, cloudflare: dict[str, str], engine: str
+) -> None:
+    project = replace(new_project(tmp_path), store=store, cloudflare=cloudflare)
+    assert project.engine == engine
 
 
 def test_pages_whose_worker_is_gone_want_another() -> None:

@@ -569,3 +569,16 @@ def test_the_pages_there_are_those_with_a_status_listed_or_not(store: Store) -> 
     assert batch.pages["page_listed"] == {"status": "uploaded", "uploaded": ago(60)}
     assert batch.pages["page_unlisted"]["uploaded"] == ago(5)
     assert batch.head.page_count == 3
+
+
+@pytest.mark.parametrize("lag", [0.0, 60.0])
+def test_where_reads_lag_nobody_writes_that_a_batch_is_being_uploaded(
+    store: Store, lag: float
+) -> None:
+    """It may have been read before its upload ended; written again, it would be for ever."""
+    put_batch(store, BATCH, "page_1", intent="upload")
+    put_page(store, "page_1", "processing")
+    before = store.get(batch_key(PROJECT, BATCH))
+    store.lag_seconds = lag
+    assert batches.save_snapshot(store, PROJECT, BATCH) == "uploading"
+    assert (store.get(batch_key(PROJECT, BATCH)) == before) == bool(lag)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead
+from nimbus_tasks.core.batches import cancelled_batches
 from nimbus_tasks.core.claims import (
-    MAX_LAPSES,
     Claim,
     Outcome,
-    cancelled_batches,
     claim_pages,
-    find_lapsed,
     finish_pages,
-    is_suspect,
     release_claims,
     renew_claims,
-    take_up_lapsed,
 )
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.keys import (
@@ -37,9 +33,12 @@ from nimbus_tasks.core.keys import (
     queue_prefix,
     status_key,
 )
+from nimbus_tasks.core.lapses import MAX_LAPSES, find_lapsed, is_suspect, take_up_lapsed
+from nimbus_tasks.core.leases import LEASELESS_SECONDS
 from nimbus_tasks.core.logs import log_entry, read_logs
 from nimbus_tasks.core.pages import list_pages
-from nimbus_tasks.core.records import LEASELESS_SECONDS, PageStatus, queue_entry, read_status
+from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
+from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 
 PROJECT = "proj_0123456789ab"
@@ -383,6 +382,34 @@ def test_a_page_whose_record_is_damaged_is_not_left_queued_and_in_no_queue(store
     info = store.head(status_key(PROJECT, "page_a"))
     assert info is not None
     assert in_queue(store) or (info.metadata or {}).get("status") != "queued"
+
+
+class Behind(SqliteStore):
+    """A store of which one key is listed, and not to be read yet."""
+
+    lag_seconds = 60.0
+    unseen = ""
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        return super().get_many(key for key in keys if key != self.unseen)
+
+    def get_values(self, keys: Iterable[str]) -> dict[str, str]:
+        return super().get_values(key for key in keys if key != self.unseen)
+
+
+def test_a_record_that_is_listed_and_cannot_be_read_yet_is_not_taken_for_damaged(
+    tmp_path: Path,
+) -> None:
+    store = Behind(tmp_path / "kv.sqlite3", create=True)
+    with store:
+        put_batch(store)
+        queue(store, "page_a")
+        stored = store.get(status_key(PROJECT, "page_a"))
+        store.unseen = status_key(PROJECT, "page_a")
+        assert claim(store) == []
+        store.unseen = ""
+        assert store.get(status_key(PROJECT, "page_a")) == stored
+        assert len(in_queue(store)) == 1
 
 
 # --- batches that have been cancelled ---
@@ -946,7 +973,7 @@ def _act(store: Store, action: str, held: Claim, now: float) -> list[tuple[str, 
         release(store, held, now=now)
         return []
     outcome = success(held) if action == "succeed" else failure(held)
-    outcome = replace(outcome, completed=iso(now), try_again=action == "try again")
+    outcome = outcome._replace(completed=iso(now), try_again=action == "try again")
     refused = finish(store, outcome, now=now)
     return [] if refused else [(str(held.status.claim), held.attempt)]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
-from nimbus_tasks.core.records import PageStatus, queue_entry, read_status
+from nimbus_tasks.core.records import PageStatus, Usage, queue_entry, read_status
 from nimbus_tasks.core.small_forms import small_form
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, Store
@@ -613,6 +613,14 @@ def test_what_others_write_of_usage_is_carried_along(state: str, part: str) -> N
         assert "tokens_in" not in status.to_metadata()
 
 
-def test_a_retry_forgets_what_the_attempt_before_took() -> None:
+def test_what_all_attempts_took_is_added_up_on_the_way() -> None:
     status = a_status("failed", tokens_in=7, tokens_out=2, cost=0.5).as_queued(8, NOW)
-    assert (status.tokens_in, status.tokens_out, status.cost) == (None, None, None)
+    for state in ("queued", "processing", "cancelled"):
+        value = status.changed(state=state).to_value()
+        assert value["spent"] == {"tokens_in": 7, "tokens_out": 2, "cost": 0.5}
+        status = PageStatus.from_value(value)
+    status = status.with_usage(Usage(3, 1)).changed(state="done", changes=0)
+    assert "spent" not in status.to_value()
+    assert status.to_value()["result"]["usage"] == {"tokens_in": 10, "tokens_out": 3, "cost": 0.5}
+    assert PageStatus.from_value(status.to_value()) == status
+    assert a_status("done").with_usage(None) == a_status("done")

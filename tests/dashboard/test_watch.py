@@ -259,9 +259,9 @@ def test_an_ended_batch_is_not_folded_again_until_something_is_done_to_it(
     folded = []
     real = batches.look
 
-    def counted(store: KeyValues, head: BatchHead, now: datetime) -> BatchView:
+    def counted(store: KeyValues, head: BatchHead, now: datetime, **more: str) -> BatchView:
         folded.append(head)
-        return real(store, head, now)
+        return real(store, head, now, **more)
 
     monkeypatch.setattr(batches, "look", counted)
     look: Look = LookAtBatch(project, batch)

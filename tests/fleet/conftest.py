@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,14 @@ from tests.factories import Quiet, invoke, no_changes, upload, write_maps
 from tests.kv.queue_server import QueueServer
 
 TOKEN = "secret-token-that-nobody-may-see"
-LAG = 1.0
+LAG = 0.25
 #: What else a test need not wait for as long as a person would.
 QUICK = {
-    "core.queue_messages.QUIET_SECONDS": 1.0,
-    "worker.engine.LOOK_SECONDS": 0.2,
-    "kv.cloudflare.store.KEY_INTERVAL_SECONDS": 0.2,
+    "core.queue_messages.QUIET_SECONDS": 0.25,
+    "worker.engine.LOOK_SECONDS": 0.1,
+    "worker.engine.IDLE_SECONDS": 0.05,
+    "kv.cloudflare.store.KEY_INTERVAL_SECONDS": 0.05,
+    "kv.cloudflare.transport.FIRST_BACKOFF_SECONDS": 0.05,
 }
 
 
@@ -142,6 +145,11 @@ class Fleet:
         assert ran.returncode == code, (arguments, ran.returncode, ran.stdout, ran.stderr)
         assert "Traceback" not in ran.stderr
         return ran
+
+    def run_each(self, *tasks: str, **options: Any) -> list[Any]:
+        """Commands that do not disturb each other, at once."""
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            return list(pool.map(lambda task: self.run(*task.split(), **options), tasks))
 
 
 @pytest.fixture

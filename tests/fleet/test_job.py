@@ -18,11 +18,14 @@ from nimbus_tasks.batch.cancel import cancel_batch
 from nimbus_tasks.batch.retry import retry_pages
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core.claims import claim_pages
-from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.clock import iso_after, now_iso, utc_now
+from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.processors import Processor
+from nimbus_tasks.worker.contested import Contested
 from tests.factories import environment_for, failing
-from tests.fleet.conftest import LAG, Fleet
+from tests.fleet.conftest import LAG, TOKEN, Fleet
 from tests.kv.kv_server import seeded_faults
 
 
@@ -38,7 +41,7 @@ class Killed(BaseException):
     """The process was killed here."""
 
 
-@pytest.mark.parametrize("stale", [0.0, 0.5])
+@pytest.mark.parametrize("stale", [0.0, 0.12])
 def test_three_workers_share_a_batch(fleet: Fleet, stale: float) -> None:
     fleet.server.stale_reads = stale
     fleet.upload(90)
@@ -50,24 +53,79 @@ def test_three_workers_share_a_batch(fleet: Fleet, stale: float) -> None:
     assert set(fleet.begun.values()) == {1}
     assert Counter(s["status"] for s in fleet.statuses().values()) == {"done": 90}
     assert {status["attempts"] for status in fleet.statuses().values()} == {1}
+    [record] = [value for key, value in fleet.server.data.items() if key.startswith("batch:")]
+    assert json.loads(record[0])["intent"] == "run"
     assert fleet.server.messages == fleet.server.dead == []
     assert fleet.server.operations == {"write": 90, "read": 90, "delete": 90}
 
 
 def test_a_message_that_comes_twice_and_requests_that_fail_do_no_harm(fleet: Fleet) -> None:
     """At least once: a page may be worked on twice, by two at the same time. Where their writes
-    cross, the claim of one may stand over the outcome of the other, until it has lapsed."""
+    cross, the claim of one may stand over the outcome of the other: it finds that out, and no page
+    waits for yet another worker."""
     fleet.upload(30)
-    fleet.server.duplicates, fleet.server.stale_reads = 0.3, 0.3
+    fleet.server.duplicates, fleet.server.stale_reads = 0.3, 0.1
     fleet.server.faults = seeded_faults(5, rate=0.1, kinds=("429:0", "500", "reset_after"))
-    fleet.work("one", "two", "three", concurrency=2, processor=slowly(0.02), hold=3.0)
-    fleet.server.faults, fleet.server.duplicates = None, 0.0
-    time.sleep(2 + LAG)
-    fleet.work("four")
+    fleet.work("one", "two", "three", concurrency=2, processor=slowly(0.02), hold=1.0)
     statuses = fleet.statuses().values()
     assert [status["status"] for status in statuses] == ["done"] * 30
     assert sum(fleet.begun.values()) >= 30
     assert {status["attempts"] for status in statuses} <= {1, 2, 3}
+
+
+def end_by_another(fleet: Fleet, key: str) -> Any:
+    """Write another's outcome over a claim, which is returned as it was."""
+    with fleet.server.lock:
+        claim = fleet.server.data[key]
+        status = PageStatus.from_value(json.loads(claim[0]))
+        ended = status.changed(state="done", claim=None, completed=now_iso(), changes=7)
+        entry = ended.changed(updated=iso_after(0.01)).entry(key)
+        fleet.server.write([(key, (entry.value, dict(entry.metadata or {})))])
+    return claim
+
+
+def test_a_claim_that_stands_over_an_outcome_comes_to_its_own(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two have a page at once. The one reads the outcome of the other, and lets go of it; then that
+    outcome is seen to have been written over, by the claim of the one, whom nobody else would
+    follow."""
+    fleet.upload(1)
+    key = next(key for key in fleet.server.data if key.startswith("status:"))
+    claims: list[Any] = []
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        claims.append(end_by_another(fleet, key))
+        return {"changes": 1}
+
+    refuse = Contested.without
+
+    def refused(self: Contested, outcomes: list[Any], clock: float) -> list[Any]:
+        if outcomes:
+            fleet.server.write([(key, claims[0])])
+        return refuse(self, outcomes, clock)
+
+    monkeypatch.setattr(Contested, "without", refused)
+    [worked] = fleet.work("one", processor=process)
+    assert (worked.done, worked.refused) == (1, 0)
+    [status] = fleet.statuses().values()
+    assert (status["status"], status["result"]["changes"]) == ("done", 1)
+    assert len(claims) == 1
+    assert fleet.server.messages == []
+
+
+def test_an_outcome_that_another_has_come_before_is_refused_in_the_end(fleet: Fleet) -> None:
+    fleet.upload(1)
+    key = next(key for key in fleet.server.data if key.startswith("status:"))
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        end_by_another(fleet, key)
+        return {"changes": 1}
+
+    [worked] = fleet.work("one", processor=process)
+    assert (worked.done, worked.refused) == (0, 1)
+    [status] = fleet.statuses().values()
+    assert status["result"]["changes"] == 7
 
 
 @pytest.mark.parametrize("accepts_late", [True, False])
@@ -75,7 +133,7 @@ def test_a_page_that_takes_longer_than_a_message_is_held(fleet: Fleet, accepts_l
     """Its message comes again, to another; its lease says that somebody is at it."""
     fleet.server.accepts_late = accepts_late
     fleet.upload(4)
-    fleet.work("one", "two", concurrency=2, processor=slowly(3.0), hold=1.0)
+    fleet.work("one", "two", concurrency=2, processor=slowly(0.8), hold=0.3)
     assert fleet.counts() == {"done": 4}
     assert set(fleet.begun.values()) == {1}
     assert fleet.server.operations["read"] > 4
@@ -95,8 +153,8 @@ project = load_project(Path(sys.argv[1]))
 def process(page, progress):
     print("begun", flush=True)
     time.sleep(60)
-with project.open_store(hold_seconds=3.0) as store:
-    options = Options(concurrency=3, lease_seconds=1.0).shared(store.lag_seconds)
+with project.open_store(hold_seconds=1.2) as store:
+    options = Options(concurrency=3, lease_seconds=0.3).shared(store.lag_seconds)
     Worker(store, project.project_id, process, options, Quiet()).run()
 """
 
@@ -136,10 +194,10 @@ def test_a_message_that_comes_back_takes_its_page_up(fleet: Fleet) -> None:
     project_id = fleet.machine().project_id
     claims = []
     for machine in ("one", "two"):
-        with fleet.open(machine, hold=0.5) as store:
+        with fleet.open(machine, hold=0.25) as store:
             with store.transaction() as tx:
-                claims += claim_pages(tx, project_id, 1, 0.4, utc_now())
-            time.sleep(0.6)
+                claims += claim_pages(tx, project_id, 1, 0.2, utc_now())
+            time.sleep(0.35)
     assert [(claim.attempt, claim.status.lapses) for claim in claims] == [(1, 0), (2, 1)]
     assert fleet.server.operations == {"write": 1, "read": 2}
 
@@ -147,10 +205,9 @@ def test_a_message_that_comes_back_takes_its_page_up(fleet: Fleet) -> None:
 def test_a_worker_killed_between_pull_and_claim(fleet: Fleet) -> None:
     """Nothing in KV says that anybody has the pages; others wait for their messages."""
     fleet.upload(5)
-    client = QueueClient(
-        prefix=fleet.server.prefix, queue_id=fleet.server.queue, token=fleet.server.token
-    )
-    assert len(client.pull(5, 3.0).messages) == 5
+    transport = Transport(prefix=fleet.server.prefix, token=fleet.server.token)
+    client = QueueClient(transport, fleet.server.queue)
+    assert len(client.pull(5, 0.6).messages) == 5
     client.close()
     [worked] = fleet.work("two")
     assert worked.done == 5
@@ -204,7 +261,7 @@ def test_a_retry_that_a_worker_elsewhere_cannot_see_yet_is_kept(fleet: Fleet) ->
     fleet.upload(3)
     fails = failing("dist/page-001.html")
     fleet.work("one", processor=fails)
-    fleet.server.stale_reads = 0.8
+    fleet.server.stale_reads = 0.2
     with fleet.server.lock:  # what has been written so far has arrived everywhere
         fleet.server._history.clear()
     with fleet.open("one") as store:
@@ -228,7 +285,7 @@ def test_attempts_that_are_left_are_made_by_whoever_is_given_them(fleet: Fleet) 
 def test_a_worker_that_is_stopped_gives_back_what_it_has(fleet: Fleet, times: int) -> None:
     """Once: what is begun ends. Twice: that goes back as well, and counts as no attempt."""
     fleet.upload(10)
-    with fleet.worker("one", slowly(0.5), concurrency=2) as worker:
+    with fleet.worker("one", slowly(0.3), concurrency=2) as worker:
 
         def stop() -> None:
             while not fleet.begun:
@@ -357,14 +414,21 @@ def kinds(findings: list[Any]) -> set[str]:
 
 
 def test_the_job_by_its_commands(fleet: Fleet) -> None:
-    """Real processes, with the times as they are."""
-    fleet.machine()
+    """Real processes, with the times as they are. The token goes to the server, and is printed
+    nowhere."""
     batch_id = fleet.upload(12)
-    assert json.loads(fleet.run("nimbus.batch.verify", "--json").stdout)["ok"]
-    told = json.loads(fleet.run("nimbus.worker", "--json", machine="two").stdout)
+    doctor, verified = fleet.run_each("nimbus.doctor", "nimbus.batch.verify --json")
+    assert json.loads(verified.stdout)["ok"]
+    assert "12 pages queued" in doctor.stdout
+    worked = fleet.run("nimbus.worker", "--json", machine="two")
+    told = json.loads(worked.stdout)
     assert (told["done"], told["failed"]) == (12, 0)
-    assert batch_id in fleet.run("nimbus.batch.wait", machine="three").stdout
+    waited = fleet.run("nimbus.batch.wait", machine="three")
+    assert batch_id in waited.stdout
     assert fleet.server.messages == []
     refused = fleet.run("nimbus.worker", "--batch=latest", code=2)
     assert "--batch" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) <= 2
+    for ran in (doctor, verified, worked, waited, refused):
+        assert TOKEN not in ran.stdout + ran.stderr
+    assert {seen["Authorization"] for seen in fleet.server.seen} == {f"Bearer {TOKEN}"}

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.kv.cloudflare.faults import QUEUES
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from tests.fleet.conftest import TOKEN
 from tests.kv.kv_server import Answer, faults_in_turn
 from tests.kv.queue_server import QueueServer
@@ -15,9 +17,8 @@ from tests.kv.queue_server import QueueServer
 
 @pytest.fixture
 def client(server: QueueServer) -> Iterator[QueueClient]:
-    opened = QueueClient(
-        prefix=server.prefix, queue_id=server.queue, token=TOKEN, sleep=lambda _: None
-    )
+    transport = Transport(prefix=server.prefix, token=TOKEN, service=QUEUES, sleep=lambda _: None)
+    opened = QueueClient(transport, server.queue)
     yield opened
     opened.close()
 
@@ -94,7 +95,7 @@ def test_a_refusal_says_what_to_do(server: QueueServer) -> None:
         (server.queue, "another", "Queues: Edit"),
         (server.queue, None, "Queues: Edit"),
     ):
-        client = QueueClient(prefix=server.prefix, queue_id=queue, token=token)
+        client = QueueClient(Transport(prefix=server.prefix, token=token, service=QUEUES), queue)
         with pytest.raises(StoreError) as error:
             client.backlog()
         client.close()

@@ -13,6 +13,7 @@ from nimbus_tasks.core.keys import queue_prefix, status_key
 from nimbus_tasks.core.queue_messages import MessageQueueStore
 from nimbus_tasks.core.records import PageStatus, queue_entry
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, Store
 from tests.fleet.conftest import TOKEN
@@ -45,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(server: QueueServer, path: Path, *, create: bool = False) -> MessageQueueStore:
-    queue = QueueClient(prefix=server.prefix, queue_id=server.queue, token=TOKEN)
+    queue = QueueClient(Transport(prefix=server.prefix, token=TOKEN), server.queue)
     return MessageQueueStore(SqliteStore(path, create=create), queue, PROJECT, hold_seconds=30)
 
 
@@ -197,3 +198,24 @@ def test_an_outage_of_the_queue_loses_no_acknowledgement(
             store.put_many(queued("page_2"))
     store.put("x", "1")
     assert [message.body["page_id"] for message in server.messages] == ["page_2"]
+
+
+def test_between_two_pulls_nothing_changes_of_what_may_be_hidden(
+    server: QueueServer, path: Path
+) -> None:
+    """A worker that puts no page back must not find, a moment later, that there is none to wait
+    for."""
+    now = [0.0]
+    inner = SqliteStore(path, create=True)
+    inner.lag_seconds = 10.0
+    queue = QueueClient(Transport(prefix=server.prefix, token=TOKEN), server.queue)
+    made = MessageQueueStore(inner, queue, PROJECT, hold_seconds=30, clock=lambda: now[0])
+    with made as store:
+        assert first(store, 5) == []
+        assert store.may_hide(1)
+        now[0] = 31.0
+        assert store.may_hide(1)
+        assert first(store, 5) == []
+        assert not store.may_hide(1)
+        store.put_many(queued("page_1"))
+        assert store.may_hide(1)

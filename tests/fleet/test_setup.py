@@ -14,7 +14,7 @@ from nimbus_tasks.doctor import Check, examine
 from nimbus_tasks.init import init_project
 from nimbus_tasks.upload.preflight import upload_cost
 from nimbus_tasks.worker.options import Options
-from tests.fleet.conftest import TOKEN, Fleet
+from tests.fleet.conftest import Fleet
 from tests.kv.kv_server import NAMESPACE
 from tests.kv.queue_server import QUEUE, QueueServer
 
@@ -71,8 +71,7 @@ def test_a_wrong_configuration_is_one_line(
     for name, value in change.items():
         (config if name in config else config["cloudflare"])[name] = value
     path.write_text(json.dumps(config))
-    for command in ("nimbus.worker", "nimbus.upload"):
-        told = fleet.run(command, code=code)
+    for told in fleet.run_each("nimbus.worker", "nimbus.upload", code=code):
         assert said in told.stderr
         assert len(told.stderr.strip().splitlines()) <= 2, told.stderr
     # Nothing was queued that no queue would hand out.
@@ -117,14 +116,6 @@ def test_a_queue_that_gives_no_messages_over_http_ends_a_worker(fleet: Fleet) ->
     fleet.server.can_be_pulled = False
     told = fleet.run("nimbus.worker", code=5)
     assert "wrangler queues consumer http add" in told.stderr
-
-
-def test_everything_sends_the_token_to_the_server_and_prints_it_nowhere(fleet: Fleet) -> None:
-    fleet.upload(2)
-    for command in ("nimbus.doctor", "nimbus.worker", "nimbus.batch.verify"):
-        told = fleet.run(command)
-        assert TOKEN not in told.stdout + told.stderr
-    assert {seen["Authorization"] for seen in fleet.server.seen} == {f"Bearer {TOKEN}"}
 
 
 def test_messages_are_no_writes_to_kv() -> None:

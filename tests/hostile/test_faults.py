@@ -25,14 +25,11 @@ from nimbus_tasks.core.keys import (
     status_key,
     status_prefix,
 )
+from nimbus_tasks.core.leases import LEASELESS_SECONDS, has_lapsed
 from nimbus_tasks.core.pages import list_pages
 from nimbus_tasks.core.project import Project, save_project
 from nimbus_tasks.core.queue_document import DocumentQueueStore
-from nimbus_tasks.core.records import (
-    LEASELESS_SECONDS,
-    PageStatus,
-    has_lapsed,
-)
+from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.core.small_forms import small_forms
 from nimbus_tasks.core.wire import MAX_NESTING, NoJsonError, strict_loads
 from nimbus_tasks.kv.store import Store

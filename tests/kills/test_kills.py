@@ -28,9 +28,9 @@ from typing import Any, NoReturn
 import pytest
 
 from nimbus_tasks.batch.verify import verify_batch
-from nimbus_tasks.core.claims import MAX_LAPSES
 from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.keys import last_part
+from nimbus_tasks.core.lapses import MAX_LAPSES
 from nimbus_tasks.core.project import Project, load_project, new_project, save_project
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.store import Store

@@ -1,7 +1,7 @@
 """A KV REST API in memory, on loopback: as production answers, with faults on demand.
 
     with KVServer(faults=seeded_faults(7, rate=0.2)) as server:
-        client = KVClient(prefix=server.prefix, namespace_id=server.namespace, token=None)
+        client = KVClient(Transport(prefix=server.prefix, token=None), server.namespace)
 
 A fault is one of the names in :data:`FAULTS`, or an :class:`Answer` of any shape; the callable
 ``faults`` is asked before each request, and gives one or ``None``.

@@ -12,6 +12,7 @@ import responses
 from nimbus_tasks.core.errors import NimbusError, StoreError, UsageError
 from nimbus_tasks.kv.cloudflare import chunks
 from nimbus_tasks.kv.cloudflare.client import KVClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Entry, KeyInfo
 from tests.kv.kv_server import ACCOUNT, NAMESPACE, KVServer, faults_in_turn
 
@@ -50,9 +51,8 @@ class Client(KVClient):
     ) -> None:
         self.clock = Clock()
         self.told: list[str] = []
-        super().__init__(
+        transport = Transport(
             prefix=server.prefix if server else prefix,
-            namespace_id=namespace_id,
             token=token,
             on_wait=self.told.append,
             read_timeout=read_timeout,
@@ -60,6 +60,7 @@ class Client(KVClient):
             sleep=self.clock.sleep,
             clock=self.clock.now,
         )
+        super().__init__(transport, namespace_id)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import responses
 
 from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Entry
 from tests.kv.kv_server import Answer, Call, KVServer, faults_in_turn, seeded_faults
 from tests.kv.test_cloudflare_client import KEYS, TOKEN, Client, client, entries, server
@@ -400,12 +401,8 @@ def test_an_error_of_one_chunk_ends_the_call(server: KVServer, client: Client) -
 def test_closing_ends_a_wait(server: KVServer) -> None:
     server.faults = lambda _: "429:300"
     waiting = threading.Event()
-    client = KVClient(
-        prefix=server.prefix,
-        namespace_id=server.namespace,
-        token=TOKEN,
-        on_wait=lambda _: waiting.set(),
-    )
+    transport = Transport(prefix=server.prefix, token=TOKEN, on_wait=lambda _: waiting.set())
+    client = KVClient(transport, server.namespace)
     raised: list[Exception] = []
 
     def write() -> None:

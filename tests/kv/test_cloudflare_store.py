@@ -12,6 +12,7 @@ import pytest
 from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
 from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS, Journal
 from nimbus_tasks.kv.cloudflare.store import CloudflareStore
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Entry, KeyInfo, Store
 from tests.kv.kv_server import KVServer
 
@@ -54,7 +55,7 @@ def connect(server: KVServer, tmp_path: Path, time: Time) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def another(directory: str = "here") -> CloudflareStore:
-            client = KVClient(prefix=server.prefix, namespace_id=server.namespace, token=None)
+            client = KVClient(Transport(prefix=server.prefix, token=None), server.namespace)
             journal = Journal(tmp_path / directory / "journal.sqlite3", time)
             store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
             return stack.enter_context(store)  # type: ignore[return-value]  # a Store

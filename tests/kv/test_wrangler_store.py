@@ -17,6 +17,7 @@ import pytest
 from nimbus_tasks.kv.cloudflare.client import KVClient
 from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS, Journal
 from nimbus_tasks.kv.cloudflare.store import CloudflareStore
+from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Entry, Store
 from tests.kv.test_cloudflare_store import Time
 
@@ -44,7 +45,7 @@ def connect(wrangler: Wrangler, tmp_path: Path, time: Time) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def another(directory: str = "here") -> CloudflareStore:
-            client = KVClient(prefix=wrangler.prefix, namespace_id=namespace, token=None)
+            client = KVClient(Transport(prefix=wrangler.prefix, token=None), namespace)
             journal = Journal(tmp_path / directory / "journal.sqlite3", time)
             store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
             return stack.enter_context(store)  # type: ignore[return-value]  # a Store

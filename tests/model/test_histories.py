@@ -41,15 +41,14 @@ from nimbus_tasks.core.claims import (
     Claim,
     Outcome,
     claim_pages,
-    find_lapsed,
     finish_pages,
     release_claims,
     renew_claims,
-    take_up_lapsed,
 )
 from nimbus_tasks.core.clock import now_iso, utc_now
 from nimbus_tasks.core.errors import NimbusError, StoreUnreachableError
 from nimbus_tasks.core.keys import last_part, logs_key, status_prefix
+from nimbus_tasks.core.lapses import find_lapsed, take_up_lapsed
 from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, Intent
 from nimbus_tasks.core.logs import log_entry, read_logs
 from nimbus_tasks.core.pages import PageInfo, list_pages, read_statuses

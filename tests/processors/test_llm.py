@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -146,9 +147,7 @@ def test_two_bad_answers_fail_the_page_with_their_beginning_and_their_cost(
 @pytest.mark.parametrize(
     ("reply", "code", "told"),
     [
-        (Reply(200, b"<html>A login page</html>"), "bad_answer", "A login page"),
-        (Reply(200, b"[]"), "bad_answer", "no chat completion"),
-        (Reply(200, b"{}"), "bad_answer", "is empty: .nothing."),
+        (Reply(200, b"{}"), "bad_answer", "no chat completion: {}"),
         (Reply(200, b"x" * 2**21), "bad_answer", "larger than 1 MB"),
         (says("{", finish_reason="length"), "bad_answer", "cut off at nimbus.llm.max_tokens"),
         (says("", finish_reason="content_filter"), "refused", "content filter"),
@@ -402,3 +401,75 @@ def test_who_waits_is_released_when_the_worker_ends(server: LlmServer) -> None:
     client.close()
     thread.join(20)
     assert [str(error) for error in caught] == ["the worker has ended"]
+
+
+# --- an answer that trickles ---
+
+
+@pytest.mark.parametrize("part", ["headers", "body", "chunks"])
+def test_an_answer_that_trickles_is_too_slow_as_a_whole(part: str) -> None:
+    """Each byte comes in time, and all of them never would."""
+    beginning = {
+        "headers": b"HTTP/1.1 200 OK\r\nX: ",
+        "body": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+        "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    }[part]
+    ended = threading.Event()
+
+    def trickle(listening: socket.socket) -> None:
+        while not ended.is_set():
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):  # it is shut down
+                connection.sendall(beginning)
+                while not ended.wait(0.02):
+                    connection.sendall(b"0")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=trickle, args=(listening,), daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        error = failure(processor(address, timeout=0.2))
+        ended.set()
+        socket.create_connection(listening.getsockname()).close()
+        thread.join(10)
+    assert error.code == "llm_timeout"
+    assert "took longer than 0.2 seconds" in str(error)
+
+
+def test_a_body_that_cannot_be_unpacked_is_asked_for_again(server: LlmServer) -> None:
+    spoiled = Reply(200, b"no gzip at all", (("Content-Encoding", "gzip"),))
+    server.reply = in_turn(spoiled, says(GOOD))
+    assert process(processor(server.base_url))["changes"] == 2
+    server.reply = in_turn(spoiled)
+    assert failure(processor(server.base_url)).code == "llm_failing"
+
+
+def test_a_proxy_that_lets_nothing_through_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=refuse, args=(listening,), daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with pytest.raises(ServiceUnavailableError, match="proxy does not let the request through"):
+            process(processor("https://model.example/v1"))
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_redirect_takes_the_key_nowhere(server: LlmServer) -> None:
+    with LlmServer() as other:
+        for status in (301, 302, 307, 308):
+            to = f"{other.base_url}/chat/completions"
+            server.reply = in_turn(Reply(status, b"", (("Location", to),)))
+            with pytest.raises(ProcessorUnusableError, match="redirects elsewhere"):
+                process(processor(server.base_url))
+        assert other.requests == []

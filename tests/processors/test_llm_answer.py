@@ -80,3 +80,10 @@ def test_white_space_is_made_one_space_and_the_longest_texts_fit() -> None:
     assert len(proposals["description"].text) == 160
     assert read_answer(answer(title="x" * 65))["title"].text == "x" * 65
     assert read_answer(answer(title="می\u200cخواهم"))["title"].text == "می\u200cخواهم"
+
+
+def test_thoughts_are_taken_from_before_the_answer_alone() -> None:
+    """Their first mark may have been the prompt's."""
+    assert read_answer(f"A title is wanted.</think>\n{json.dumps(GOOD)}")
+    with pytest.raises(BadAnswerError, match="not plain text"):
+        read_answer(answer(title="Pots <think>and</think> pans"))

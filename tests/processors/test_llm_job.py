@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core.keys import logs_prefix, page_prefix
 from nimbus_tasks.core.logs import read_logs
 from nimbus_tasks.core.project import Project
-from tests.factories import REPOSITORY, a_map, invoke, write_map
+from tests.factories import REPOSITORY, a_map, environment_for, invoke, write_map
 from tests.processors.llm_server import GOOD, LlmServer, Reply, in_turn, refuses, says
 from tests.secrets.test_token import NOISY
 
@@ -105,6 +107,17 @@ def test_one_bad_page_of_each_kind_among_good_ones(
     assert codes == dict(zip(bad, ["bad_answer", "llm_refused", "bad_answer"], strict=True))
     # What the two bad answers each took is paid for as well: two tries of two pages.
     assert report["metrics"]["usage"]["tokens_in"] == 12_000
+
+
+def test_the_sums_are_of_all_attempts(project: Project, server: LlmServer) -> None:
+    """The first asks twice for a good answer, and fails; what it took is paid for as well."""
+    write_map(project.folder / "maps", "a.json", a_map())
+    server.reply = in_turn(says("rubbish"), says("rubbish"), says(GOOD))
+    ran = run(project, server, "nimbus.upload", *WORKER, "--exit-status")
+    assert ran.returncode == 3, ran.stderr
+    ran = run(project, server, "nimbus.batch.retry", *WORKER, "nimbus.batch.metrics", "--json")
+    metrics = json.loads("{" + ran.stdout.rpartition("\n{")[2])
+    assert metrics["usage"] == {"pages": 1, "tokens_in": 3000, "tokens_out": 300, "cost": 0.00063}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +219,45 @@ def test_a_dry_run_without_a_queued_page(project: Project, server: LlmServer, ma
     ran = run(project, server, *WORKER, "--dry-run")
     assert ran.returncode == 4
     assert "no page is queued" in ran.stderr
+
+
+def test_a_dry_run_says_what_of_the_page_is_not_sent(project: Project, server: LlmServer) -> None:
+    block = {"type": "p", "selector": "p", "text": "word " * 250_000}
+    write_map(project.folder / "maps", "long.json", a_map(blocks=[block]))
+    ran = run(project, server, "nimbus.upload", *WORKER, "--dry-run")
+    assert ran.returncode == 0, ran.stderr
+    assert "It has more text than is sent: the first 6,000 characters." in ran.stdout
+    assert len(ran.stdout) < 15_000
+
+
+# --- an end before the answer ---
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT can be sent to one process there")
+def test_ctrl_c_does_not_wait_for_a_server_that_is_at_its_limit(
+    project: Project, server: LlmServer, maps: Path
+) -> None:
+    """Once lets the pages in flight end; twice gives them back, in the middle of their wait."""
+    server.reply = in_turn(refuses(429, "slow", ("Retry-After", "250")))
+    assert run(project, server, "nimbus.upload").returncode == 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "invoke", *WORKER, "--concurrency=2"],
+        cwd=project.root,
+        env=environment_for(NIMBUS_LLM_API_KEY=CANARY),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as worker:
+        assert worker.stderr is not None
+        assert any("all wait" in line for line in worker.stderr)
+        worker.send_signal(signal.SIGINT)
+        assert any("Ctrl-C" in line for line in worker.stderr)
+        worker.send_signal(signal.SIGINT)
+        told = worker.stderr.read()
+        assert worker.wait(20) == 130
+    assert "went back to the queue" in told
+    assert "Traceback" not in told
+    assert counts(project) == {"queued": 10}
 
 
 # --- settings ---

@@ -14,10 +14,17 @@ from nimbus_tasks.processors.llm_prompt import (
     MAX_TEXT,
     Dialect,
     has_text,
+    is_cut,
+    material_of,
     messages,
     request_body,
 )
-from nimbus_tasks.processors.llm_settings import LlmSettings, key_in, secret_keys
+from nimbus_tasks.processors.llm_settings import (
+    DEFAULT_BASE_URL,
+    LlmSettings,
+    key_in,
+    secret_keys,
+)
 from tests.factories import a_map
 
 SETTINGS = LlmSettings(model="small")
@@ -32,7 +39,7 @@ def page_of(*texts: str, title: Any = "A title", kind: str = "p", **head: Any) -
 
 def material(page: dict[str, Any]) -> dict[str, Any]:
     """What the model is given of a page, taken out of its delimiters again."""
-    _, user = messages(SETTINGS, page)
+    _, user = messages(SETTINGS, material_of(page))
     first, document, last = user["content"].split("\n")
     assert (first, last) == ("<page>", "</page>")
     read: dict[str, Any] = json.loads(document)
@@ -67,7 +74,7 @@ def test_no_text_of_a_page_can_end_it(text: str) -> None:
     page = page_of(text, title=text, metaDescription=text)
     page["extraction"]["blocks"].append({"type": "h1", "selector": "h1", "text": text})
     page["source_path"] = text
-    system, user = messages(SETTINGS, page)
+    system, user = messages(SETTINGS, material_of(page))
     inside = user["content"].removeprefix("<page>\n").removesuffix("\n</page>")
     assert "<" not in inside
     assert ">" not in inside
@@ -92,20 +99,23 @@ def test_a_page_of_megabytes_costs_no_more_than_another() -> None:
     given = material(page)
     assert len(given["text"]) <= MAX_TEXT
     assert len(given["headings"]) == MAX_HEADINGS
-    assert sum(len(m["content"]) for m in messages(SETTINGS, page)) < 15_000
+    assert sum(len(m["content"]) for m in messages(SETTINGS, given)) < 15_000
+    assert is_cut(given)
+    assert not is_cut(material_of(page_of("Short.")))
 
 
 @pytest.mark.parametrize("extraction", [None, [], "text", {}, {"head": {}, "blocks": []}])
 def test_a_page_without_text_is_told_as_one(extraction: object) -> None:
-    assert not has_text({"source_path": "x", "extraction": extraction})
-    assert has_text(page_of("Something"))
+    assert not has_text(material_of({"source_path": "x", "extraction": extraction}))
+    assert has_text(material_of(page_of("Something")))
 
 
 def test_language_and_house_style_are_in_the_system_prompt() -> None:
-    system = messages(LlmSettings("m", language="Welsh", instructions="No puns."), page_of("x"))[0]
+    given = material_of(page_of("x"))
+    system = messages(LlmSettings("m", language="Welsh", instructions="No puns."), given)[0]
     assert "in this language: Welsh" in system["content"]
     assert system["content"].endswith("No puns.")
-    assert "the language of the page" in messages(SETTINGS, page_of("x"))[0]["content"]
+    assert "the language of the page" in messages(SETTINGS, given)[0]["content"]
 
 
 def test_a_request_says_what_is_set_in_the_dialect_of_the_server() -> None:
@@ -155,8 +165,16 @@ def test_cost_is_by_the_million_and_unknown_without_a_price() -> None:
 
 
 def test_the_key_is_the_first_that_is_set_and_an_empty_one_is_none() -> None:
-    assert key_in({}) is None
-    assert key_in({"OPENAI_API_KEY": "sk-1"}) == "sk-1"
-    assert key_in({"OPENAI_API_KEY": "sk-1", "NIMBUS_LLM_API_KEY": "own"}) == "own"
-    assert key_in({"OPENAI_API_KEY": "sk-1", "NIMBUS_LLM_API_KEY": ""}) is None
+    assert key_in({}, DEFAULT_BASE_URL) is None
+    assert key_in({"OPENAI_API_KEY": "sk-1"}, DEFAULT_BASE_URL) == "sk-1"
+    both = {"OPENAI_API_KEY": "sk-1", "NIMBUS_LLM_API_KEY": "own"}
+    assert key_in(both, DEFAULT_BASE_URL) == "own"
+    assert key_in({**both, "NIMBUS_LLM_API_KEY": ""}, DEFAULT_BASE_URL) is None
     assert secret_keys({"OPENAI_API_KEY": "ollama"}) == []
+
+
+def test_the_key_of_openai_goes_to_nobody_else() -> None:
+    environment = {"OPENAI_API_KEY": "sk-1"}
+    for other in ("https://api.openai.com.evil.example/v1", "http://127.0.0.1:11434/v1"):
+        assert key_in(environment, other) is None
+        assert key_in({**environment, "NIMBUS_LLM_API_KEY": "own"}, other) == "own"

@@ -15,18 +15,19 @@ from nimbus_tasks.batch.cancel import cancel_batch
 from nimbus_tasks.batch.retry import retry_pages
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.claims import claim_pages, finish_pages
+from nimbus_tasks.core.claims import claim_pages, finish_pages, release_claims
 from nimbus_tasks.core.clock import iso_after, utc_now
 from nimbus_tasks.core.errors import ProcessorUnusableError, StoreUnreachableError
 from nimbus_tasks.core.keys import logs_prefix, page_id_for, queue_prefix, status_key
+from nimbus_tasks.core.leases import LEASELESS_SECONDS
 from nimbus_tasks.core.logs import read_logs
 from nimbus_tasks.core.pages import PageInfo
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.core.records import LEASELESS_SECONDS
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.worker import engine
 from nimbus_tasks.worker.engine import Worker
 from nimbus_tasks.worker.options import Options
+from nimbus_tasks.worker.upkeep import Upkeep
 from tests.factories import Quiet, a_map, failing, no_changes, upload, work, write_map
 
 
@@ -375,14 +376,38 @@ def test_a_worker_writes_down_the_end_of_a_batch_that_another_did_not_come_to(
 ) -> None:
     upload(project, store, maps)
     with monkeypatch.context() as killed:
-        killed.setattr(Worker, "_save_snapshots", lambda self: None)
-        killed.setattr(Worker, "_end_batches", lambda self: None)
+        killed.setattr(Upkeep, "save", lambda self: None)
+        killed.setattr(Upkeep, "close", lambda self: None)
         work(project, store)
     [head] = batches.heads(store, project.project_id)
     assert not head.is_final
     assert work(project, store).done == 0
     [head] = batches.heads(store, project.project_id)
     assert head.status == "completed"
+
+
+def test_a_worker_that_is_busy_takes_up_what_another_has_lost_meanwhile(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page may take an hour: the others should not wait for that to end."""
+    monkeypatch.setattr(engine, "LAPSED_SECONDS", 0.05)
+    upload(project, store, maps)
+    others: set[str] = set()
+    rest_is_done = threading.Event()
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        others.add(page["source_path"])
+        if page["source_path"] == "dist/page-000.html":
+            assert rest_is_done.wait(20)
+        elif len(others) == 10:
+            rest_is_done.set()
+        return {"changes": 1}
+
+    with store.transaction() as tx:  # by one that vanishes, of the first two pages
+        claims = claim_pages(tx, project.project_id, 2, 0.5, utc_now())
+        release_claims(tx, project.project_id, claims[:1], utc_now())
+    worked = work(project, store, process, concurrency=2)
+    assert (worked.done, worked.taken_up) == (10, 1)
 
 
 def test_pages_whose_records_have_not_all_arrived_are_waited_for(

@@ -60,7 +60,7 @@ def watch_batch(
             try:
                 if current is None:
                     current = reopened.enter_context(project.open_store(tell=tell))
-                known = _look(current, project.project_id, batch_id)
+                known = _look(current, project, batch_id)
                 pause = current.read_pause
             except outlast as error:
                 lost(error)
@@ -80,9 +80,10 @@ def watch_batch(
             sleep(interval + pause if left is None else min(interval + pause, left))
 
 
-def _look(store: Store, project_id: str, batch_id: str) -> BatchView:
+def _look(store: Store, project: Project, batch_id: str) -> BatchView:
     with store.snapshot() as reading:
-        return batches.look(reading, batches.find(reading, project_id, batch_id), utc_now())
+        head = batches.find(reading, project.project_id, batch_id)
+        return batches.look(reading, head, utc_now(), engine=project.engine)
 
 
 def _timed_out(batch_id: str, timeout: float | None, known: BatchView | None) -> TimedOutError:

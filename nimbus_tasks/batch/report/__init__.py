@@ -82,7 +82,8 @@ def write_report(
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
         pages: list[Kept] = []
-        view = batches.look_at(keeping(batches.groups_of(reading, head), pages), head, now)
+        kept = keeping(batches.groups_of(reading, head), pages)
+        view = batches.look_at(kept, head, now, engine=project.engine)
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
             with atomic_files(paths.values()) as files:

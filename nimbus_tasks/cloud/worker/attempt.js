@@ -2,22 +2,14 @@
  * One attempt on one page: whatever a processor does (answer, throw, hang, answer rubbish) becomes
  * an outcome. What nimbus_tasks/worker/attempts.py does in Python.
  *
- * @typedef {object} Outcome
- * @property {string} started
- * @property {string} completed
- * @property {number} duration_ms
- * @property {object[]} entries  for the page's log
- * @property {number} [changes]
- * @property {number | null} [confidence]
- * @property {string} [pageText]  the page record with the optimization in it
- * @property {string} [error]
- * @property {string} [code]
- * @property {number} [retryAfter]
+ * An outcome is `{started, completed, duration_ms, entries}`, entries being those for the page's log,
+ * with `{changes, confidence, pageText}`, the page record with the optimization in it, or with
+ * `{error, code, retryAfter}`, seconds after which the page may be tried again.
  */
 
 import { isObject, iso, toJson } from "./kv.js";
-import { logEntry } from "./logs.js";
 import { PageError } from "./page_error.js";
+import { logEntry } from "./pages.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
@@ -25,70 +17,54 @@ const MAX_BYTES = 25 * 1024 * 1024;
 const MAX_DEPTH = 200; // the tasks read no record that is nested more deeply (core/wire.py)
 
 export class Attempt {
-  /** @param {import("./records.js").Job} job */
+  begun = Date.now();
+  stepBegun = this.begun;
+  step = null;
+  percent = 0;
+  leftOut = 0;
+  entries = [];
+  isOver = false;
+  /** Aborted when the attempt is over, or its page taken away: a request that hangs is let go. */
+  stop = new AbortController();
+  end = () => {};
+  ended = new Promise((done) => (this.end = done));
+
   constructor(job) {
-    this.job = job;
-    this.begun = Date.now();
-    this.stepBegun = this.begun;
-    /** @type {string | null} */
-    this.step = null;
-    this.percent = 0;
-    this.isOver = false;
-    this.leftOut = 0;
-    /** @type {any[]} */
-    this.entries = [];
-    /** @type {() => void} */
-    this.end = () => {};
-    /** @type {Promise<void>} */
-    this.ended = new Promise((done) => (this.end = done));
+    this.facts = { attempt: job.attempt, batch_id: job.batch_id };
   }
 
-  /**
-   * @param {{value: any, text: string}} page
-   * @param {any} env
-   * @param {import("./consumer.js").Processor} processor
-   * @param {number} seconds
-   * @returns {Promise<Outcome>}
-   */
+  /** How far it is, in one word. */
+  get at() {
+    return `${this.step} ${this.percent}`;
+  }
+
   async run(page, env, processor, seconds) {
-    const stop = new AbortController();
-    /** @type {any} */
     let timer;
     const late = new Promise((_, reject) => {
-      timer = setTimeout(
-        () => reject(new PageError(`took longer than ${seconds} seconds`, "timeout")),
-        1000 * seconds,
-      );
+      const error = new PageError(`took longer than ${seconds} seconds`, "timeout");
+      timer = setTimeout(() => reject(error), 1000 * seconds);
     });
     try {
       if (page.value === undefined)
         throw new PageError("its content is not in the store", "missing_page");
       if (!isObject(page.value))
         throw new PageError("its record holds no JSON object", "unreadable_page");
-      const report = Object.assign(this.report.bind(this), { signal: stop.signal });
-      const work = Promise.resolve().then(() =>
-        processor(structuredClone(page.value), env, report),
-      );
-      return this.succeeded(await Promise.race([work, late]), page);
+      const report = Object.assign(this.report.bind(this), { signal: this.stop.signal });
+      const fields = Object.keys(page.value); // as they are before the processor has it
+      const work = Promise.resolve().then(() => processor(page.value, env, report));
+      return this.succeeded(await Promise.race([work, late]), page.text, fields);
     } catch (error) {
-      return error instanceof PageError
-        ? this.failed(error.message, error.code, error.retryAfter)
-        : this.failed(wordsOf(error), error instanceof Error ? error.name : "Error");
+      const { name, code = name, retryAfter } = error instanceof Error ? error : { name: "Error" };
+      return this.failed(error, code, error instanceof PageError ? retryAfter : undefined);
     } finally {
       clearTimeout(timer);
-      stop.abort(); // a processor that hangs in a request is let go
       this.isOver = true;
+      this.stop.abort();
       this.end();
     }
   }
 
-  /**
-   * What a processor gets as `progress`: which step it is at, and how far in percent.
-   * @param {string} step
-   * @param {number} [percent]
-   * @param {string} [message]
-   * @param {object} [data]
-   */
+  /** What a processor gets as `progress`: which step it is at, and how far in percent. */
   report(step, percent, message, data) {
     if (this.isOver) return;
     this.#endStep();
@@ -96,80 +72,45 @@ export class Attempt {
     if (typeof percent === "number" && !Number.isNaN(percent))
       this.percent = Math.min(100, Math.max(0, percent));
     if (this.entries.length >= MAX_STEPS_LOGGED) this.leftOut += 1;
-    else
-      this.entries.push(
-        logEntry(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) }),
-      );
+    else this.#log(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) });
   }
 
-  /**
-   * @param {string} message
-   * @param {string} code
-   * @param {number} [retryAfter]  seconds
-   * @returns {Outcome}
-   */
   failed(message, code, retryAfter) {
     this.#endStep();
-    const error = String(message).slice(0, MAX_TEXT);
-    const short = String(code).slice(0, 80);
-    this.entries.push(
-      logEntry(this.step ?? "start", error, {
-        level: "error",
-        data: { ...this.#facts(), code: short },
-      }),
-    );
-    return {
-      ...this.#times(),
-      error,
-      code: short,
-      ...(retryAfter === undefined ? {} : { retryAfter }),
-    };
+    const error = wordsOf(message).slice(0, MAX_TEXT);
+    const short = wordsOf(code).slice(0, 80);
+    this.#log(this.step ?? "start", error, {
+      level: "error",
+      data: { ...this.facts, code: short },
+    });
+    const isLater = typeof retryAfter === "number" && retryAfter >= 0;
+    return { ...this.#times(), error, code: short, ...(isLater ? { retryAfter } : {}) };
   }
 
-  /**
-   * @param {any} result
-   * @param {{value: any, text: string}} page
-   * @returns {Outcome}
-   */
-  succeeded(result, page) {
+  /** `text` is the page record, `fields` are the names of its fields. */
+  succeeded(result, text, fields) {
     if (!isObject(result))
-      throw new PageError(
-        "the processor returned no object with 'changes', 'confidence' and 'optimization'",
-        "bad_result",
-      );
+      bad("the processor returned no object with 'changes', 'confidence' and 'optimization'");
     const { optimization } = result;
     const changes = result.changes ?? 0;
     if (!Number.isSafeInteger(changes) || changes < 0)
-      throw new PageError(`'changes' is ${briefly(changes)}, not a count of changes`, "bad_result");
-    const confidence = result.confidence ?? null;
-    const usable =
-      confidence === null || (typeof confidence === "number" && confidence >= 0 && confidence <= 1);
-    if (!usable)
-      throw new PageError(
-        `'confidence' is ${briefly(confidence)}, not a number from 0 to 1`,
-        "bad_result",
-      );
+      bad(`'changes' is ${briefly(changes)}, not a count of changes`);
+    const given = result.confidence ?? null;
+    if (given !== null && !(typeof given === "number" && given >= 0 && given <= 1))
+      bad(`'confidence' is ${briefly(given)}, not a number from 0 to 1`);
+    const confidence = given && Number(given.toFixed(4));
     const pageText =
-      optimization === undefined || optimization === null
-        ? undefined
-        : withOptimization(page, optimization);
+      optimization == null ? undefined : withOptimization(text, fields, optimization);
     this.#endStep();
     const left = this.leftOut ? `; ${this.leftOut} more steps are not logged` : "";
-    this.entries.push(
-      logEntry("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
-        data: this.#facts(),
-      }),
-    );
-    return {
-      ...this.#times(),
-      changes,
-      confidence: confidence && Number(confidence.toFixed(4)),
-      pageText,
-    };
+    this.#log("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
+      data: this.facts,
+    });
+    return { ...this.#times(), changes, confidence, pageText };
   }
 
-  #facts() {
-    return { attempt: this.job.attempt, batch_id: this.job.batch_id };
+  #log(step, message, more) {
+    this.entries.push(logEntry(step, message, more));
   }
 
   #times() {
@@ -187,24 +128,18 @@ export class Attempt {
 /**
  * The page record with the optimization in it. Its text is kept and not written anew, where it has
  * none yet: a number that JavaScript cannot hold stays what it was.
- * @param {{value: any, text: string}} page
- * @param {any} optimization
  */
-function withOptimization({ value, text }, optimization) {
-  if (depth(optimization) > MAX_DEPTH)
-    throw new PageError("'optimization' is nested too deeply", "bad_result");
-  const whole = text.trimEnd();
+function withOptimization(text, fields, optimization) {
+  if (depth(optimization) > MAX_DEPTH) bad("'optimization' is nested too deeply");
   const joined =
-    "optimization" in value || whole === "{}"
-      ? toJson({ ...value, optimization })
-      : `${whole.slice(0, -1)},"optimization":${toJson(optimization)}}`;
-  if (joined.length > MAX_BYTES / 4 && new TextEncoder().encode(joined).length > MAX_BYTES) {
+    fields.includes("optimization") || !fields.length
+      ? toJson({ ...JSON.parse(text), optimization })
+      : `${text.trimEnd().slice(0, -1)},"optimization":${toJson(optimization)}}`;
+  if (joined.length > MAX_BYTES / 4 && new TextEncoder().encode(joined).length > MAX_BYTES)
     throw new PageError("page and optimization are too large for the store", "too_large");
-  }
   return joined;
 }
 
-/** @param {any} value @returns {number} */
 function depth(value, above = 0) {
   if (above > MAX_DEPTH || typeof value !== "object" || value === null) return above;
   return Object.values(value).reduce(
@@ -213,19 +148,22 @@ function depth(value, above = 0) {
   );
 }
 
-/** @param {any} value */
+function bad(message) {
+  throw new PageError(message, "bad_result");
+}
+
 const briefly = (value) => String(JSON.stringify(value)).slice(0, 40);
 
-/** @param {any} error  anything may be thrown */
+/** Anything may be thrown. */
 function wordsOf(error) {
   try {
-    return (error instanceof Error ? error.message : String(error)) || "failed without a word";
+    return String(error instanceof Error ? error.message : error) || "failed without a word";
   } catch {
     return "failed, and its error cannot be shown";
   }
 }
 
-/** Data of a log entry, as far as a log should hold it. @param {any} data */
+/** Data of a log entry, as far as a log should hold it. */
 function loggable(data) {
   if (!isObject(data)) return undefined;
   try {

@@ -2,30 +2,26 @@
  * Batches: what their pages add up to, and the snapshot of it in the batch record. What lifecycle.py
  * and batch_records.py of nimbus_tasks/core have in Python.
  *
- * @typedef {object} Head  a batch record without its pages
- * @property {string} id
- * @property {string} status
- * @property {string} intent  upload, run, retry or cancel: what was last asked for the batch
- * @property {number} pageCount
- * @property {Record<string, number>} counts
+ * A head is a batch record without its pages: `{id, status, intent, pageCount, counts}`, of which the
+ * intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
  */
 
-import { UNREADABLE, iso } from "./kv.js";
+import { UNREADABLE, isObject, iso } from "./kv.js";
 import {
   ENDED,
   STATES,
   batchKey,
   clip,
   count,
-  id,
+  idOf,
   known,
-  lastPart,
   object,
   text,
   time,
 } from "./records.js";
 
-const ENDED_BATCH = ["completed", "partially_completed", "failed", "cancelled"];
+const FINAL = ["completed", "partially_completed", "failed", "cancelled"];
+const INTENTS = ["upload", "run", "retry", "cancel"];
 const INTENT_OF_STATUS = new Map([
   ["uploading", "upload"],
   ["retrying", "retry"],
@@ -33,32 +29,42 @@ const INTENT_OF_STATUS = new Map([
   ["cancelled", "cancel"],
 ]);
 const REASON_BYTES = 260;
+/** Of so many pages a tick has the states at hand, and their record: half of its 128 MB. */
+export const PAGES_HELD = 100_000;
+/** Records of writers that leave no metadata are read whole; older ones than these are not. */
+const FOREIGN_READ = 20;
 
 /** Whether nothing changes the batch unasked. */
-export const isFinal = (/** @type {Head} */ head) => ENDED_BATCH.includes(head.status);
+export const isFinal = (head) => FINAL.includes(head.status);
 
-/**
- * The heads of all batches of the project, by id.
- * @param {import("./kv.js").Kv} kv
- * @param {string} project
- */
-export async function readHeads(kv, project) {
-  /** @type {Map<string, Head>} */
+/** The heads of the project's batches, by id. */
+export async function readHeads({ kv, project }) {
   const heads = new Map();
+  const foreign = [];
   for await (const { name, metadata } of kv.scan(batchKey(project, ""))) {
-    const batch = lastPart(name);
-    if (id(batch) === undefined) continue;
-    const ours = text(metadata?.intent) !== undefined && count(metadata?.page_count) !== undefined;
-    heads.set(batch, headOf(batch, ours ? metadata : await kv.get(name)));
+    const batch = idOf(name);
+    if (batch === undefined) continue;
+    if (isOurs(metadata)) heads.set(batch, headOf(batch, metadata));
+    else foreign.push(batch);
   }
+  for (const batch of foreign.slice(-FOREIGN_READ))
+    heads.set(batch, headOf(batch, await kv.get(batchKey(project, batch))));
   return heads;
 }
 
-/**
- * @param {string} batch
- * @param {any} from  metadata of ours, or the whole value of a writer that gives none
- * @returns {Head}
- */
+/** Whether a cancel has been asked for a batch. */
+export async function isCancelled({ kv, project }, batch) {
+  const key = batchKey(project, batch);
+  const found = (await kv.list(key)).keys.find(({ name }) => name === key);
+  if (!found) return false;
+  const head = headOf(batch, isOurs(found.metadata) ? found.metadata : await kv.get(key));
+  return head.intent === "cancel";
+}
+
+const isOurs = (metadata) =>
+  INTENTS.includes(metadata?.intent) && count(metadata.page_count) !== undefined;
+
+/** A head from metadata of ours, or from the whole value of a writer that gives none. */
 function headOf(batch, from) {
   const value = object(from);
   const status = text(value.status) ?? "";
@@ -66,42 +72,51 @@ function headOf(batch, from) {
   return {
     id: batch,
     status,
-    intent: text(value.intent) ?? INTENT_OF_STATUS.get(status) ?? "run",
+    intent: INTENTS.includes(value.intent) ? value.intent : (INTENT_OF_STATUS.get(status) ?? "run"),
     pageCount: count(value.page_count) ?? Object.keys(object(value.pages)).length,
     counts: Object.fromEntries(STATES.map((state) => [state, count(given[state]) ?? 0])),
   };
 }
 
-/** What the pages of one batch add up to. */
+/** What the pages of one batch add up to; as JSON it lasts from one tick to the next. */
 export class Tally {
-  constructor() {
-    /** @type {Map<string, string>} */
-    this.states = new Map();
-    this.superseded = 0;
-    this.milliseconds = 0;
-    this.timed = 0;
-    this.lastWaiting = ""; // when a page that waits, or was cancelled, was last written
+  seen = 0;
+  counts = Object.fromEntries(STATES.map((state) => [state, 0]));
+  superseded = 0;
+  milliseconds = 0;
+  timed = 0;
+  lastWaiting = ""; // when a page that waits, or was cancelled, was last written
+  states = null; // by page id, or null where they are too many to be held
+
+  constructor(before) {
+    Object.assign(this, before);
   }
 
-  /** @param {string} page @param {Record<string, any>} status  its small form */
+  /** Count a page by its small status. */
   add(page, status) {
-    this.states.set(page, status.status);
+    this.seen += 1;
+    this.counts[status.status] += 1;
+    if (this.states && this.states.size >= PAGES_HELD) this.states = null;
+    this.states?.set(page, status.status);
     if (status.status === "cancelled" && status.superseded_by) this.superseded += 1;
-    if (status.status === "done" && count(status.duration_ms) !== undefined) {
-      this.milliseconds += status.duration_ms;
+    const milliseconds = count(status.duration_ms);
+    if (status.status === "done" && milliseconds !== undefined) {
+      this.milliseconds += milliseconds;
       this.timed += 1;
     }
     const waits = !["processing", "done", "failed"].includes(status.status);
-    if (waits && String(status.updated) > this.lastWaiting)
-      this.lastWaiting = String(status.updated);
+    const updated = time(status.updated) ?? "";
+    if (waits && updated > this.lastWaiting) this.lastWaiting = updated;
   }
 
-  /** @param {number} pageCount  what the batch record lists; pages without a status are uploaded */
-  counts(pageCount) {
-    const counts = Object.fromEntries(STATES.map((state) => [state, 0]));
-    for (const state of this.states.values()) counts[state] += 1;
-    counts.uploaded += Math.max(0, pageCount - this.states.size);
-    return counts;
+  /** All that the batch record lists by state: pages without a status are uploaded. */
+  countsOf(pageCount) {
+    const more = Math.max(0, pageCount - this.seen);
+    return { ...this.counts, uploaded: this.counts.uploaded + more };
+  }
+
+  get isOpen() {
+    return this.counts.uploaded + this.counts.queued + this.counts.processing > 0;
   }
 
   get averageMs() {
@@ -109,14 +124,9 @@ export class Tally {
   }
 }
 
-/**
- * The status that follows from what was asked and what the pages are in.
- * @param {string} intent
- * @param {Record<string, number>} counts
- * @param {number} superseded
- */
+/** The status that follows from what was asked and what the pages are in. */
 export function batchStatus(intent, counts, superseded) {
-  const total = Object.values(counts).reduce((sum, some) => sum + some, 0);
+  const total = totalOf(counts);
   const open = total - ENDED.reduce((sum, state) => sum + counts[state], 0);
   if (intent === "upload") return "uploading";
   if (intent === "cancel") return open ? "cancelling" : "cancelled";
@@ -130,67 +140,82 @@ export function batchStatus(intent, counts, superseded) {
 }
 
 /**
- * Write into the batch record what its pages add up to, where that has changed.
+ * Write into the batch record what its pages add up to, where that has changed: "written", "as it
+ * is", or "later", when it may be done.
  *
  * The tasks write intent and pages into the same record, and KV may show it as it was before: our
  * write would undo theirs. So it is left alone while they upload, and for as long as reads lag after
- * a page was queued or cancelled, which upload, retry and cancel do. Returns whether it was written.
- * @param {import("./kv.js").Kv} kv
- * @param {string} project
- * @param {Head} head
- * @param {Tally} tally
- * @param {number} lagSeconds
+ * a page was queued or cancelled, which upload, retry and cancel do.
  */
-export async function saveSnapshot(kv, project, head, tally, lagSeconds) {
-  if (head.intent === "upload" || tally.lastWaiting > iso(Date.now() - lagSeconds * 1000))
-    return false;
-  if (isUpToDate(head, tally)) return false;
+export async function saveSnapshot({ kv, project, lagSeconds }, head, tally) {
+  const told = snapshotOf(head.intent, tally, head.pageCount);
+  const isTold = head.status === told.status && head.pageCount === told.page_count;
+  if (
+    head.intent === "upload" ||
+    (isTold && STATES.every((s) => head.counts[s] === told.counts[s]))
+  )
+    return "as it is";
+  const [fresh, soon] = [iso(Date.now() - 1000 * lagSeconds), iso(Date.now() + 1000 * lagSeconds)];
+  if (tally.lastWaiting > fresh && tally.lastWaiting <= soon) return "later";
   const key = batchKey(project, head.id);
+  if (!tally.states) return saveMetadata(kv, key, head, told);
   const { value, metadata } = await kv.getWithText(key);
-  if (value === undefined || value === UNREADABLE) return false; // its pages are worked on all the same
-  const ours = text(metadata?.intent) !== undefined;
-  const { intent } = headOf(head.id, ours ? metadata : value);
-  if (intent !== head.intent) return false; // one of the two is old
-  // In place, and below written as it is: of 100,000 pages there is memory for one copy.
+  if (value === undefined || value === UNREADABLE) return "as it is"; // its pages are worked on all the same
+  const { intent } = headOf(head.id, isOurs(metadata) ? metadata : value);
+  if (intent !== head.intent) return "later"; // one of the two is old
+  // In place, and below written as it is: of so many pages there is memory for one copy.
   const pages = object(value.pages);
   for (const page in pages) {
-    pages[page] = { ...object(pages[page]), status: tally.states.get(page) ?? "uploaded" };
+    const state = tally.states.get(page) ?? "uploaded";
+    if (isObject(pages[page])) pages[page].status = state;
+    else pages[page] = { status: state };
   }
-  const counts = tally.counts(Object.keys(pages).length);
-  const pageCount = Object.values(counts).reduce((sum, some) => sum + some, 0);
-  const status = batchStatus(intent, counts, tally.superseded);
-  const average = tally.averageMs;
+  const { counts, average_time_ms, ...found } = snapshotOf(
+    intent,
+    tally,
+    Object.keys(pages).length,
+  );
   const summary = {
     ...object(value.summary),
     completed: counts.done,
     failed: counts.failed,
     pending: counts.uploaded + counts.queued + counts.processing,
-    average_time_ms: average ?? null,
+    average_time_ms: average_time_ms ?? null,
   };
+  const created = time(value.created) ?? "";
+  const reason = clip(text(value.reason), REASON_BYTES);
   await kv.put(
     key,
-    JSON.stringify({ ...value, page_count: pageCount, status, intent, pages, summary }),
-    known({
-      status,
-      created: time(value.created) ?? "",
-      page_count: pageCount,
-      intent,
-      counts,
-      average_time_ms: average,
-      reason: clip(text(value.reason), REASON_BYTES),
-    }),
+    JSON.stringify({ ...value, ...found, pages, summary }),
+    known({ ...found, created, counts, average_time_ms, reason }),
   );
-  return true;
+  return "written";
 }
 
-/** @param {Head} head @param {Tally} tally */
-function isUpToDate(head, tally) {
-  const counts = tally.counts(head.pageCount);
-  const status = batchStatus(head.intent, counts, tally.superseded);
-  return head.status === status && STATES.every((state) => head.counts[state] === counts[state]);
+/**
+ * The snapshot of a batch that there is no memory for: in its metadata, which is what the tasks read;
+ * the value goes through as it is.
+ */
+async function saveMetadata(kv, key, head, told) {
+  kv.left -= 1;
+  const { value, metadata } = await kv.namespace.getWithMetadata(key, "stream");
+  if (value && isOurs(metadata) && metadata.intent === head.intent) {
+    await kv.put(key, value, { ...metadata, ...known(told) });
+    return "written";
+  }
+  await value?.cancel();
+  return value && isOurs(metadata) ? "later" : "as it is";
 }
 
-/** As Python rounds. @param {number} value */
+function snapshotOf(intent, tally, pageCount) {
+  const counts = tally.countsOf(pageCount);
+  const status = batchStatus(intent, counts, tally.superseded);
+  return { status, intent, page_count: totalOf(counts), counts, average_time_ms: tally.averageMs };
+}
+
+const totalOf = (counts) => Object.values(counts).reduce((sum, some) => sum + some, 0);
+
+/** As Python rounds. */
 function roundHalfEven(value) {
   const rounded = Math.round(value);
   return value % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;

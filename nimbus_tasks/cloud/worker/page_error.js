@@ -5,13 +5,9 @@
  * a few times, and fails only if that does not help.
  */
 export class PageError extends Error {
-  /**
-   * @param {string} message
-   * @param {string} [code]  a short word in lower case
-   * @param {number} [retryAfter]
-   */
+  /** `code` is a short word in lower case. */
   constructor(message, code = "processor_error", retryAfter) {
-    super(message);
+    super(String(message));
     this.name = "PageError";
     this.code = code;
     this.retryAfter = retryAfter;

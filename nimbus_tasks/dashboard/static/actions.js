@@ -12,7 +12,7 @@ export function confirmRetry(look, code, say) {
     title: `Queue ${pages(number)} again?`,
     text: [
       group ? `They failed with ${group.code}.` : "They are all that failed in this batch.",
-      "They go ahead of new pages; what earlier attempts did stays in their logs. A worker has to run: invoke nimbus.worker",
+      "They go ahead of new pages; what earlier attempts did stays in their logs. They wait for whoever works on this batch.",
     ],
     yes: `Queue ${pages(number)} again`,
     no: "Leave them",

@@ -13,7 +13,9 @@ from nimbus_tasks.kv.store import Store
 
 if TYPE_CHECKING:
     from nimbus_tasks.kv.cloudflare.client import KVClient
+    from nimbus_tasks.kv.cloudflare.faults import Service
     from nimbus_tasks.kv.cloudflare.queues import QueueClient
+    from nimbus_tasks.kv.cloudflare.transport import Transport
 
 OFFICIAL_API = "https://api.cloudflare.com/client/v4/accounts"
 TOKEN_VARIABLE, ACCOUNT_VARIABLE = "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID"
@@ -60,9 +62,7 @@ def open_client(
     from nimbus_tasks.kv.cloudflare.faults import KV
 
     namespace = checked_namespace(config)
-    prefix = api_prefix(config, environment)
-    token = _token_for(prefix, environment, KV.permission)
-    return KVClient(prefix=prefix, namespace_id=namespace, token=token, on_wait=on_wait)
+    return KVClient(_transport(config, environment, on_wait, KV), namespace)
 
 
 def open_queue(
@@ -76,21 +76,25 @@ def open_queue(
     from nimbus_tasks.kv.cloudflare.queues import QueueClient
 
     queue_id = checked_queue(config)
+    return QueueClient(_transport(config, environment, on_wait, QUEUES), queue_id)
+
+
+def _transport(
+    config: Mapping[str, Any],
+    environment: Mapping[str, str],
+    on_wait: Callable[[str], None],
+    service: Service,
+) -> Transport:
+    from nimbus_tasks.kv.cloudflare.transport import Transport, checked_address
+
     prefix = api_prefix(config, environment)
-    token = _token_for(prefix, environment, QUEUES.permission)
-    return QueueClient(prefix=prefix, queue_id=queue_id, token=token, on_wait=on_wait)
-
-
-def _token_for(prefix: str, environment: Mapping[str, str], permission: str) -> str | None:
-    from nimbus_tasks.kv.cloudflare.transport import checked_address
-
     token = environment.get(TOKEN_VARIABLE) or None
     if token is None and not checked_address(prefix).is_loopback:
         raise UsageError(
             "there is no API token for Cloudflare",
-            advice=f"Set {TOKEN_VARIABLE} to one with the permission {permission}.",
+            advice=f"Set {TOKEN_VARIABLE} to one with the permission {service.permission}.",
         )
-    return token
+    return Transport(prefix=prefix, token=token, service=service, on_wait=on_wait)
 
 
 def check_config(config: Mapping[str, Any], environment: Mapping[str, str]) -> None:

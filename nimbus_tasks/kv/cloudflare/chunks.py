@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.kv.store import MAX_KEY_BYTES, MAX_METADATA_BYTES, MAX_VALUE_BYTES, Entry
@@ -12,6 +12,17 @@ from nimbus_tasks.kv.store import MAX_KEY_BYTES, MAX_METADATA_BYTES, MAX_VALUE_B
 #: The API takes ten times as much; in practice that runs into time-outs.
 MAX_PAIRS = 1000
 MAX_BODY_BYTES = 10_000_000
+
+
+#: Groups of writes that fit into one request are sent as one.
+_PAIRS_A_REQUEST, _CHARACTERS_A_REQUEST = 1000, 8_000_000
+
+
+class Pending(NamedTuple):
+    """A write that waits for the end of its transaction; ``entry`` is ``None`` for a deletion."""
+
+    group: int
+    entry: Entry | None
 
 
 class Chunk:
@@ -102,3 +113,25 @@ def check_limits(entry: Entry) -> Entry:
     if "\\ud" in text:
         dump(dict(metadata))
     return entry
+
+
+def in_requests(pending: dict[str, Pending]) -> Iterator[list[Entry]]:
+    """The entries to put, in the order of their groups: those that go as one, or that may go side
+    by side. A group begins only when the one before is written, unless one request takes both."""
+    ready: list[Entry] = []
+    size, group = 0, 0
+    for write in pending.values():
+        if write.entry is None:
+            continue
+        if ready and write.group != group:
+            rest = [w.entry for w in pending.values() if w.entry and w.group == write.group]
+            size_of_rest = sum(len(entry.value) for entry in rest)
+            fits = len(ready) + len(rest) <= _PAIRS_A_REQUEST
+            if not fits or size + size_of_rest > _CHARACTERS_A_REQUEST:
+                yield ready
+                ready, size = [], 0
+        group = write.group
+        ready.append(write.entry)
+        size += len(write.entry.value)
+    if ready:
+        yield ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from nimbus_tasks.kv.cloudflare.chunks import (
     pair,
 )
 from nimbus_tasks.kv.cloudflare.faults import Answer
-from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Clock, Sleep, Transport
+from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Transport
 from nimbus_tasks.kv.store import Entry, KeyInfo, Metadata, sound_metadata
 
 #: KV takes one write a second for a key; a little more, for clocks and ways of different length.
@@ -48,37 +47,10 @@ class _Read(NamedTuple):
 
 
 class KVClient:
-    """One namespace. ``prefix`` is all of the address before ``/storage/kv``.
+    """One namespace, asked through ``transport``."""
 
-    ``on_wait`` is told, in words, of every wait and how long it is, from whichever thread waits.
-    ``patience`` is for how many seconds failures of the server and the network are retried; being
-    throttled is waited out, since it lasts five minutes. ``sleep`` and ``clock`` are for tests.
-    """
-
-    def __init__(
-        self,
-        *,
-        prefix: str,
-        namespace_id: str,
-        token: str | None,
-        on_wait: Callable[[str], None] = lambda _: None,
-        connect_timeout: float = 5.0,
-        read_timeout: float = 30.0,
-        patience: float = 30.0,
-        sleep: Sleep | None = None,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._transport = Transport(
-            prefix=prefix,
-            token=token,
-            on_wait=on_wait,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            patience=patience,
-            sleep=sleep,
-            clock=clock,
-        )
-        self._prefix = prefix.rstrip("/")
+    def __init__(self, transport: Transport, namespace_id: str) -> None:
+        self._transport = transport
         self._path = f"/storage/kv/namespaces/{quote(namespace_id, safe='')}"
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="kv")
 
@@ -120,7 +92,7 @@ class KVClient:
 
         A token of a user and one of an account are verified at different addresses.
         """
-        if not self._prefix.startswith(f"{_OFFICIAL_API}/"):
+        if not self._transport.prefix.startswith(f"{_OFFICIAL_API}/"):
             return None
         answer = self._transport.request(
             "GET", "/user/tokens/verify", base=_OFFICIAL_API, accept=(400, 401, 403)

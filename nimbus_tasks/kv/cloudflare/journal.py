@@ -24,6 +24,7 @@ from nimbus_tasks.core.errors import (
     StoreUnreachableError,
     cannot_write,
 )
+from nimbus_tasks.kv.cloudflare.revisions import revision_of
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES, Entry, KeyInfo, Metadata
@@ -202,15 +203,6 @@ class Journal:
     def _is_old(self, info: KeyInfo) -> bool:
         # What is of the future is of before a clock was set back, and nobody knows how old it is.
         return not 0 <= self._clock() - float((info.metadata or {}).get("at") or 0) <= KEPT_SECONDS
-
-
-def revision_of(metadata: Metadata | None) -> str:
-    """What orders the versions of an entry: the time of its last change. Empty if it names none."""
-    for name in ("rev", "updated"):
-        told = (metadata or {}).get(name)
-        if isinstance(told, str):
-            return told
-    return ""
 
 
 def digest_of(value: str) -> str:

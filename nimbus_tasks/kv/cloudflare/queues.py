@@ -11,16 +11,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.kv.cloudflare.chunks import dump
-from nimbus_tasks.kv.cloudflare.faults import QUEUES
-from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Clock, Sleep, Transport
+from nimbus_tasks.kv.cloudflare.transport import IN_FLIGHT, Transport
 
 #: The API's limits of a request, to publish, to pull or to acknowledge.
 MESSAGES_A_REQUEST = 100
@@ -55,32 +53,10 @@ class QueueInfo(NamedTuple):
 
 
 class QueueClient:
-    """One queue. ``prefix`` is all of the address before ``/queues``; the other parameters are
-    those of :class:`~nimbus_tasks.kv.cloudflare.client.KVClient`. Every method raises
-    :class:`StoreError`."""
+    """One queue, asked through ``transport``. Every method raises :class:`StoreError`."""
 
-    def __init__(
-        self,
-        *,
-        prefix: str,
-        queue_id: str,
-        token: str | None,
-        on_wait: Callable[[str], None] = lambda _: None,
-        patience: float = 30.0,
-        sleep: Sleep | None = None,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._transport = Transport(
-            prefix=prefix,
-            token=token,
-            on_wait=on_wait,
-            connect_timeout=5.0,
-            read_timeout=30.0,
-            patience=patience,
-            sleep=sleep,
-            clock=clock,
-            service=QUEUES,
-        )
+    def __init__(self, transport: Transport, queue_id: str) -> None:
+        self._transport = transport
         self._path = f"/queues/{quote(queue_id, safe='')}"
 
     @property

@@ -15,20 +15,24 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple
 
-from nimbus_tasks.kv.cloudflare.chunks import check_limits
+from nimbus_tasks.kv.cloudflare.chunks import Pending, check_limits, in_requests
 from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
-from nimbus_tasks.kv.cloudflare.journal import Journal, Kept, Written, digest_of, revision_of
+from nimbus_tasks.kv.cloudflare.journal import Journal, Kept, Written, digest_of
+from nimbus_tasks.kv.cloudflare.revisions import (
+    bare,
+    moment,
+    revision_of,
+    stamped,
+    stored_revision,
+    without_revision,
+)
 from nimbus_tasks.kv.store import (
-    MAX_METADATA_BYTES,
     Entry,
     KeyInfo,
     KeyValues,
-    Metadata,
     Store,
 )
 
@@ -38,19 +42,8 @@ FRESH_SECONDS = 5.0
 ABSENT_SECONDS = 60.0
 #: Requests a second that leave an account something for others: 1,200 in five minutes is all.
 REQUESTS_A_SECOND = 3.0
-#: Values of records that name their last change in themselves are small.
-_SMALL_VALUE = 16_384
 #: Listings of at most so many keys are kept for the rest of a transaction.
 _KEYS_CACHED = 50_000
-#: Groups of writes that fit into one request are sent as one.
-_PAIRS_A_REQUEST, _CHARACTERS_A_REQUEST = 1000, 8_000_000
-
-
-class _Pending(NamedTuple):
-    """A write that waits for the end of its transaction; ``entry`` is ``None`` for a deletion."""
-
-    group: int
-    entry: Entry | None
 
 
 class CloudflareStore(Store):
@@ -82,7 +75,7 @@ class CloudflareStore(Store):
         self._lasting = lasting
         self._sleep = sleep
         self._clock = clock
-        self._pending: dict[str, _Pending] | None = None
+        self._pending: dict[str, Pending] | None = None
         self._group = 0
         self._cache: dict[str, list[KeyInfo]] | None = None
         self._seen: dict[str, tuple[str, str, float]] = {}
@@ -109,7 +102,7 @@ class CloudflareStore(Store):
             found[key] = entry = read.get(key)
             if key in ours and not self._is_newer(entry, ours[key].written):
                 found[key] = ours[key].entry or (None if ours[key].written.is_deletion else entry)
-        return {key: _bare(entry) for key in wanted if (entry := found[key]) is not None}
+        return {key: bare(entry) for key in wanted if (entry := found[key]) is not None}
 
     def _read(self, keys: list[str], ours: Mapping[str, Kept]) -> dict[str, Entry]:
         """What KV says of ``keys``. A content of ours that has not arrived is waited for; if it
@@ -135,7 +128,7 @@ class CloudflareStore(Store):
         if self._pending is not None:
             for key in keys:
                 entry = read.get(key)
-                is_foreign = entry is not None and not _revision_of(entry)
+                is_foreign = entry is not None and not stored_revision(entry)
                 self._foreign[key] = digest_of(entry.value) if entry and is_foreign else ""
         return read
 
@@ -181,7 +174,7 @@ class CloudflareStore(Store):
         # Closed at once where the listing fails: the journal's cursor would stay open.
         with closing(self._journal.scan(prefix)) as written:
             for corrected in self._corrected(listed, written):
-                info = KeyInfo(corrected.key, _without_revision(corrected.metadata))
+                info = KeyInfo(corrected.key, without_revision(corrected.metadata))
                 if kept is not None:
                     kept.append(info)
                     kept = kept if len(kept) <= _KEYS_CACHED else None
@@ -257,7 +250,7 @@ class CloudflareStore(Store):
         it is the value that we found there. Of a listing, or where we had not looked, ours counts
         as long as reads lag.
         """
-        revision = "" if read is None else _revision_of(read)
+        revision = "" if read is None else stored_revision(read)
         if read is None or "" < revision <= self._soon():
             return revision > ours.revision
         if read.value and ours.replaced is not None:
@@ -267,13 +260,13 @@ class CloudflareStore(Store):
     def _soon(self) -> str:
         """The last revision that is believed. One of the future is of before a clock was set back,
         or rubbish, and what is written by the clock as it is now would never be newer."""
-        return _moment(self._clock() + self.lag_seconds)
+        return moment(self._clock() + self.lag_seconds)
 
     def _is_there(self, read: Entry | None, ours: Written) -> bool:
         """Whether a read is our write, or newer."""
         if read is None:
             return False
-        is_the_same = _revision_of(read) == ours.revision and not ours.is_deletion
+        is_the_same = stored_revision(read) == ours.revision and not ours.is_deletion
         return is_the_same or self._is_newer(read, ours)
 
     def _is_fresh(self, at: float) -> bool:
@@ -306,7 +299,7 @@ class CloudflareStore(Store):
         for key, entry in writes:
             # Written again, a key keeps its turn: a batch that is marked first is sent first.
             before = self._pending.get(key)
-            self._pending[key] = _Pending(before.group if before else self._group, entry)
+            self._pending[key] = Pending(before.group if before else self._group, entry)
 
     @contextmanager
     def transaction(self) -> Iterator[KeyValues]:
@@ -343,15 +336,15 @@ class CloudflareStore(Store):
             made = self._client.requests_made
             self._cost, self._counted = made - self._counted, made
 
-    def _send(self, pending: dict[str, _Pending]) -> None:
+    def _send(self, pending: dict[str, Pending]) -> None:
         """Write first and delete then: a queue item too many is passed over, one too few is not."""
         if not pending:
             return
         self._wait_for_turn(pending)
         self._journal.begin_sending()
-        revision = _moment(self._clock())
-        for entries in _requests(pending):
-            self._client.put_many([_stamped(entry, revision) for entry in entries])
+        revision = moment(self._clock())
+        for entries in in_requests(pending):
+            self._client.put_many([stamped(entry, revision) for entry in entries])
             self._journal.add(entries, [], revision, self._replaced(entries))
         doomed = [key for key, write in pending.items() if write.entry is None]
         if doomed:
@@ -395,63 +388,3 @@ class CloudflareStore(Store):
     def close(self) -> None:
         self._client.close()
         self._journal.close()
-
-
-def _requests(pending: dict[str, _Pending]) -> Iterator[list[Entry]]:
-    """The entries to put, in the order of their groups: those that go as one, or that may go side
-    by side. A group begins only when the one before is written, unless one request takes both."""
-    ready: list[Entry] = []
-    size, group = 0, 0
-    for write in pending.values():
-        if write.entry is None:
-            continue
-        if ready and write.group != group:
-            rest = [w.entry for w in pending.values() if w.entry and w.group == write.group]
-            size_of_rest = sum(len(entry.value) for entry in rest)
-            fits = len(ready) + len(rest) <= _PAIRS_A_REQUEST
-            if not fits or size + size_of_rest > _CHARACTERS_A_REQUEST:
-                yield ready
-                ready, size = [], 0
-        group = write.group
-        ready.append(write.entry)
-        size += len(write.entry.value)
-    if ready:
-        yield ready
-
-
-def _revision_of(entry: Entry) -> str:
-    """The revision of an entry, from its value where somebody wrote it who leaves no metadata."""
-    revision = revision_of(entry.metadata)
-    if not entry.value or len(entry.value) > _SMALL_VALUE:
-        return revision
-    try:
-        value = json.loads(entry.value)
-    except (ValueError, RecursionError):
-        return revision
-    told = value.get("updated") if isinstance(value, dict) else None
-    return max(revision, told) if isinstance(told, str) else revision
-
-
-def _moment(seconds: float) -> str:
-    """Seconds since 1970 as the records write a time."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _stamped(entry: Entry, revision: str) -> Entry:
-    """The entry with its revision in the metadata, unless it has a time of change there."""
-    if entry.metadata is None or "updated" in entry.metadata:
-        return entry
-    stamped = {**entry.metadata, "rev": revision}
-    if len(json.dumps(stamped, separators=(",", ":"))) > MAX_METADATA_BYTES:
-        return entry
-    return entry._replace(metadata=stamped)
-
-
-def _bare(entry: Entry) -> Entry:
-    return entry._replace(metadata=_without_revision(entry.metadata))
-
-
-def _without_revision(metadata: Metadata | None) -> Metadata | None:
-    if metadata is None or "rev" not in metadata:
-        return metadata
-    return {name: value for name, value in metadata.items() if name != "rev"}

@@ -1,4 +1,4 @@
-"""One pooled session to one server: who may be sent the token, what is retried, and when to wait.
+"""Requests to one server: where the token may be sent, what is retried, and when to wait.
 
 Retrying is a loop of its own, not urllib3's ``Retry`` on the session. That one counts tries where
 the promises here are in seconds (30 for nobody there, 330 for the five-minute block), keeps its
@@ -12,16 +12,11 @@ import io
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
-from ipaddress import ip_address
-from typing import Any, NamedTuple
 
-import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
 
 from nimbus_tasks.core.errors import StoreError, UsageError
 from nimbus_tasks.kv.cloudflare.faults import (
@@ -33,7 +28,7 @@ from nimbus_tasks.kv.cloudflare.faults import (
     Kind,
     Service,
 )
-from nimbus_tasks.versions import version_of
+from nimbus_tasks.kv.cloudflare.sessions import Address, quiet_session, read_address
 
 OFFICIAL_HOST = "api.cloudflare.com"
 #: Requests at once: enough to hide the round trips, few enough to keep memory at a few chunks.
@@ -44,7 +39,8 @@ REQUESTS_A_WINDOW = 1200
 _RESERVE = 8
 #: About what one look of a monitor costs.
 _REQUESTS_A_LOOK = 4
-_LONGEST_BACKOFF_SECONDS = 8.0
+#: Of what fails: the first wait, which doubles, and the longest.
+FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 8.0
 
 Sleep = Callable[[float], object]
 Clock = Callable[[], float]
@@ -149,7 +145,7 @@ class _Patience:
             return None
         if fault.kind is Kind.THROTTLED:
             return self._wait_throttled(fault.retry_after)
-        wait = _jittered(min(0.5 * 2**self.tries, _LONGEST_BACKOFF_SECONDS))
+        wait = _jittered(min(FIRST_BACKOFF_SECONDS * 2**self.tries, _LONGEST_BACKOFF_SECONDS))
         self.spent += took
         self.tries += 1
         # Where nobody answers, the next try may take as long as this one.
@@ -172,72 +168,35 @@ class _Patience:
         return wait
 
 
-class _Bearer(AuthBase):
-    """Sets the token on a request. Being there, it also keeps a .netrc from setting another."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-class _QuietHTTPConnection(urllib3.connection.HTTPConnection):
-    debuglevel = 0  # http.client's switch prints every header, the token's too
-
-
-class _QuietHTTPSConnection(urllib3.connection.HTTPSConnection):
-    debuglevel = 0
-
-
-class _QuietHTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _QuietHTTPConnection
-
-
-class _QuietHTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _QuietHTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    """An adapter whose connections print nothing, whatever a program has switched on."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        _quieten(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        return _quieten(super().proxy_manager_for(proxy, **kwargs))
-
-
-def _quieten(manager: Any) -> Any:
-    manager.pool_classes_by_scheme = {"http": _QuietHTTPPool, "https": _QuietHTTPSPool}
-    return manager
-
-
 class Transport:
-    """Sends requests below ``prefix`` until they have an answer, or an error that stays one."""
+    """Sends requests until they have an answer, or an error that stays one.
+
+    ``prefix`` is what all addresses begin with, up to the account. ``on_wait`` is told, in words,
+    of every wait and how long it is, from whichever thread waits. ``patience`` is for how many
+    seconds failures of the server and the network are retried; being throttled is waited out, since
+    it lasts five minutes. ``service`` is what is asked, for messages. ``sleep`` and ``clock`` are
+    for tests.
+    """
 
     def __init__(
         self,
         *,
         prefix: str,
         token: str | None,
-        on_wait: Callable[[str], None],
-        connect_timeout: float,
-        read_timeout: float,
-        patience: float,
-        sleep: Sleep | None,
-        clock: Clock,
         service: Service = KV,
+        on_wait: Callable[[str], None] = lambda _: None,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        patience: float = 30.0,
+        sleep: Sleep | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         address = checked_address(prefix)
         _check_token(token)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self.requests_made = 0
-        self._prefix = prefix.rstrip("/")
+        self.prefix = prefix.rstrip("/")
         self._timeouts = (connect_timeout, read_timeout)
         self._patience = patience
         self._clock = clock
@@ -263,7 +222,7 @@ class Transport:
         Refusals with a status in ``accept`` are returned; ``base`` replaces the prefix. Between two
         tries are at least ``least_wait`` seconds.
         """
-        url = f"{base or self._prefix}{path}"
+        url = f"{base or self.prefix}{path}"
         patience = _Patience(self._patience)
         while True:
             self.pacer.wait_until_free()
@@ -313,29 +272,6 @@ class Transport:
         return self.faults.of_response(response)
 
 
-def quiet_session(address: Address, token: str | None, connections: int) -> requests.Session:
-    """A pooled session that sends ``token`` as bearer, keeps no cookies, retries nothing by itself,
-    and shows the token to no proxy in plain HTTP and to no debug switch."""
-    session = requests.Session()
-    session.auth = _Bearer(token)
-    # Proxies of the environment are used, but not in plain HTTP: they would read the token.
-    session.trust_env = address.is_encrypted
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = f"nimbus-tasks/{version_of()}"
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _Adapter(pool_maxsize=connections, max_retries=0))
-    return session
-
-
-class Address(NamedTuple):
-    """Host and port of an API, the host's name alone, and how it is reached."""
-
-    host: str
-    name: str
-    is_encrypted: bool
-    is_loopback: bool
-
-
 def checked_address(prefix: str) -> Address:
     """Where an API lies. Raises :class:`UsageError` for what is no address, or for plain HTTP to
     another machine: the token goes over TLS or stays here."""
@@ -349,24 +285,6 @@ def checked_address(prefix: str) -> Address:
             advice=advice,
         )
     return address
-
-
-def read_address(prefix: str) -> Address | None:
-    """Where an API lies; ``None`` for what is no address of one."""
-    # What the connection is made with reads the address, so that both mean the same host.
-    try:
-        parts = urllib3.util.parse_url(prefix)
-    except urllib3.exceptions.LocationParseError:
-        parts = urllib3.util.Url()
-    is_plain = re.fullmatch(r"[!-~]+", prefix) and not re.search(r"[\\@?#<>\"]", prefix)
-    if not is_plain or parts.scheme not in ("http", "https") or not parts.host:
-        return None
-    try:
-        is_loopback = ip_address(parts.host.strip("[]")).is_loopback
-    except ValueError:
-        is_loopback = parts.host == "localhost"
-    host = parts.netloc or parts.host
-    return Address(host, parts.host, parts.scheme == "https", is_loopback)
 
 
 def _check_token(token: str | None) -> None:

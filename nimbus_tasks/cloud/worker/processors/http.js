@@ -13,27 +13,15 @@
 import { PageError } from "../page_error.js";
 import { answerOf, post } from "./post.js";
 
-/**
- * @param {any} page
- * @param {any} env
- * @param {import("../consumer.js").Progress} progress
- */
 export default async function process(page, env, progress) {
   progress("http", 0);
-  /** @type {Record<string, string>} */
   const secret = {};
   if (env.PROCESSOR_SECRET) {
     if (env.PROCESSOR_SECRET_HEADER) secret[env.PROCESSOR_SECRET_HEADER] = env.PROCESSOR_SECRET;
     else secret.Authorization = `Bearer ${env.PROCESSOR_SECRET}`;
   }
-  const answer = answerOf(
-    await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal),
-  );
-  if (answer.error) {
-    throw new PageError(
-      String(answer.error.message ?? answer.error),
-      String(answer.error.code ?? "processor_error"),
-    );
-  }
-  return answer;
+  const text = await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal);
+  const { error, ...result } = answerOf(text);
+  if (error) throw new PageError(error.message ?? error, error.code);
+  return result;
 }

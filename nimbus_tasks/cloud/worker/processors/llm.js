@@ -14,6 +14,8 @@ import { answerOf, post } from "./post.js";
 
 const MAX_PAGE_CHARACTERS = 12_000;
 const LIMITS = { title: 120, description: 320 };
+/** What plain text has not: markup, addresses, the marks of templates. As in llm_answer.py. */
+const MARKUP = /[<>`]|&#?\w{1,31};|\*\*|__|\]\(|:\/\/|\bwww\.|javascript:|\{\{|\{%|\$\{/i;
 const SCHEMA = {
   type: "object",
   additionalProperties: false,
@@ -28,11 +30,6 @@ const SCHEMA = {
   },
 };
 
-/**
- * @param {any} page
- * @param {any} env
- * @param {import("../consumer.js").Progress} progress
- */
 export default async function process(page, env, progress) {
   const head = page.extraction?.head ?? {};
   progress("ask the model", 10);
@@ -44,7 +41,6 @@ export default async function process(page, env, progress) {
       json_schema: { name: "page_head", strict: true, schema: SCHEMA },
     },
   };
-  /** @type {Record<string, string>} */
   const secret = env.LLM_API_KEY ? { Authorization: `Bearer ${env.LLM_API_KEY}` } : {};
   const answer = answerOf(await post("LLM_URL", env.LLM_URL, secret, request, progress.signal));
   progress("check its answer", 90);
@@ -67,16 +63,15 @@ export default async function process(page, env, progress) {
   };
 }
 
-/** @param {any} page */
 export function messagesFor(page) {
   const mark = crypto.randomUUID();
-  const { head = {}, blocks = [] } = page.extraction ?? {};
+  const blocks = page.extraction?.blocks;
   const texts = Array.isArray(blocks)
     ? blocks.map((block) => textOf(block?.text)).filter(Boolean)
     : [];
   const content = [
-    `Title: ${textOf(head.title)}`,
-    `Description: ${textOf(head.metaDescription)}`,
+    `Title: ${textOf(page.extraction?.head?.title)}`,
+    `Description: ${textOf(page.extraction?.head?.metaDescription)}`,
     "",
     ...texts,
   ].join("\n");
@@ -92,20 +87,17 @@ export function messagesFor(page) {
   ];
 }
 
-/**
- * @param {any} answer
- * @returns {{title: string, description: string, confidence: number}}
- */
 export function checkedAnswer(answer) {
   const { title, description, confidence } = answer;
   for (const [name, value] of Object.entries({ title, description })) {
-    const limit = LIMITS[/** @type {"title"} */ (name)];
-    if (typeof value !== "string" || !textOf(value) || textOf(value).length > limit) {
+    const [found, limit] = [textOf(value), LIMITS[name]];
+    if (!found || found.length > limit)
       throw new PageError(
         `the model's ${name} is no text of 1 to ${limit} characters`,
         "bad_result",
       );
-    }
+    if (MARKUP.test(found))
+      throw new PageError(`the model's ${name} has markup or an address in it`, "bad_result");
   }
   if (typeof confidence !== "number" || !(confidence >= 0 && confidence <= 1)) {
     throw new PageError("the model's confidence is no number from 0 to 1", "bad_result");
@@ -113,12 +105,12 @@ export function checkedAnswer(answer) {
   return { title: textOf(title), description: textOf(description), confidence };
 }
 
-/** One line of plain text: no control characters, which steer terminals and hide words. @param {unknown} value */
+/** One line of plain text: no control characters, which steer terminals and hide words. */
 function textOf(value) {
   return typeof value === "string" ? value.replace(/[\p{Cc}\p{Cf}\s]+/gu, " ").trim() : "";
 }
 
-/** Without the fence that some models put round JSON. @param {string} text */
+/** Without the fence that some models put round JSON. */
 function unfenced(text) {
   return text.replace(/^\s*```(?:json)?\s*|\s*```\s*$/g, "");
 }

@@ -1,0 +1,114 @@
+"""What a worker does for a project beside its pages: it takes up what others have lost, and writes
+down what batches have come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.claims import Claim
+from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.errors import NotFoundError, StoreError
+from nimbus_tasks.core.lapses import find_lapsed, take_up_lapsed
+from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, is_finished
+from nimbus_tasks.core.pages import PageInfo, list_pages
+from nimbus_tasks.core.queue import find_unqueued, put_back
+from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.worker.options import Worked
+
+
+class Upkeep:
+    """Of one batch, or of all. What it does is counted in ``worked``."""
+
+    def __init__(self, store: Store, project_id: str, batch_id: str | None, worked: Worked) -> None:
+        self._store = store
+        self._project_id = project_id
+        self._batch_id = batch_id
+        self._worked = worked
+        #: Batches whose records do not say yet what their pages have come to.
+        self._open: set[str] = set()
+
+    def begin(self, claims: Iterable[Claim]) -> bool:
+        """Write down of which batches work has begun; whether of any for the first time."""
+        pages: dict[str, list[str]] = {}
+        for claim in claims:
+            if claim.status.batch_id not in self._open:
+                pages.setdefault(claim.status.batch_id, []).append(claim.page_id)
+        for batch_id, page_ids in pages.items():
+            self._save_begun(batch_id, page_ids)
+        self._open |= pages.keys()
+        return bool(pages)
+
+    def save(self) -> None:
+        """Write down what the batches have come to whose pages were worked on."""
+        while self._open:
+            self._save(self._open.pop(), self._snapshot)
+
+    def close(self) -> None:
+        """The same at the end, and of batches that others have ended without saying so."""
+        # What others did meanwhile counts as well: batches that were open may have ended.
+        self._open |= {b for b, s in self._worked.batches.items() if not is_finished(s)}
+        self.save()
+        with suppress(StoreError):
+            with self._store.snapshot() as reading:
+                heads = batches.heads(reading, self._project_id)
+                tallies = batches.fold_all(reading, self._project_id, heads)
+            for head in heads:
+                tally = tallies.get(head.batch_id)
+                if tally is not None and is_finished(tally.status(head.intent)):
+                    with self._store.transaction() as tx:
+                        self._snapshot(tx, head.batch_id)
+
+    def unfinished_pages(self) -> list[PageInfo]:
+        """The pages that have not ended: by one listing, or none where every batch has ended, of
+        which no page changes unasked."""
+        with self._store.snapshot() as reading:
+            heads = batches.heads(reading, self._project_id)
+            if heads and not reading.lag_seconds and all(head.is_final for head in heads):
+                return []
+            listed = list_pages(reading, self._project_id, self._batch_id)
+            return [page for page in listed if page.status["status"] not in TERMINAL_PAGE_STATES]
+
+    def take_up_lapsed(self, pages: Iterable[PageInfo] | None = None) -> bool:
+        """Queue pages whose holder is not heard of, among ``pages`` or all; whether there are."""
+        now = utc_now()
+        if pages is None:
+            pages = list_pages(self._store, self._project_id, self._batch_id)
+        lapsed = find_lapsed(pages, now)
+        if not lapsed:
+            return False
+        with self._store.transaction() as tx:
+            queued, hopeless = take_up_lapsed(tx, self._project_id, lapsed, now)
+        self._worked.taken_up += len(queued)
+        self._worked.failed += len(hopeless)
+        self._open |= {lapsed[page_id] for page_id in hopeless}
+        return bool(queued)
+
+    def queue_lost(self, pages: Iterable[PageInfo]) -> bool:
+        """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
+        if not find_unqueued(self._store, self._project_id, pages, utc_now()):
+            return False
+        with self._store.transaction() as tx:
+            now_there = list_pages(tx, self._project_id, self._batch_id)
+            lost = find_unqueued(tx, self._project_id, now_there, utc_now())
+            put_back(tx, self._project_id, lost)
+        return bool(lost)
+
+    def _save_begun(self, batch_id: str, page_ids: Collection[str]) -> None:
+        def write(tx: KeyValues, batch_id: str) -> str:
+            begun = batches.save_begun(tx, self._project_id, batch_id, page_ids)
+            return begun or self._snapshot(tx, batch_id)
+
+        self._save(batch_id, write)
+
+    def _snapshot(self, tx: KeyValues, batch_id: str) -> str:
+        return batches.save_snapshot(tx, self._project_id, batch_id)
+
+    def _save(self, batch_id: str, write: Callable[[KeyValues, str], str]) -> None:
+        try:
+            with self._store.transaction() as tx:
+                self._worked.batches[batch_id] = write(tx, batch_id)
+        except (NotFoundError, StoreError):
+            pass  # its record is gone or damaged; its pages are worked on all the same

@@ -1,0 +1,60 @@
+"""As many pages as a project may have, beside what Cloudflare lets one invocation do and hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.factories import REPOSITORY
+from tests.wrangler.installed import MODULES, need_wrangler
+
+WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
+#: Of a Worker's 128 MB, some for its code, its buffers and what is about to be collected.
+HEAP_MB = 64
+
+
+def ticks_on(pages: int, *, batches: int = 1, ticks: int = 1, operations: int = 1000) -> Any:
+    """What ticks say, what each spends, and the snapshots written, in a heap of :data:`HEAP_MB`."""
+    need_wrangler()
+    script = Path(__file__).with_name("many_under_test.js")
+    heap = (f"--max-old-space-size={HEAP_MB}", "--max-semi-space-size=4")
+    numbers = map(str, (pages, batches, ticks, operations))
+    ran = subprocess.run(
+        [MODULES / ".bin" / "node", *heap, script, WORKER, *numbers],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "NODE_NO_WARNINGS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return json.loads(ran.stdout)
+
+
+def test_a_batch_of_100_000_pages_fits_into_one_tick() -> None:
+    """Census, 5,000 claims and the snapshot of every page: in memory and in operations."""
+    done = ticks_on(100_000)
+    [tick] = done["said"]
+    assert (tick["claimed"] + tick["handed"], tick["snapshots"]) == (5000, 1)
+    assert tick["spent"] <= 1000
+    [snapshot] = done["written"].values()
+    assert snapshot["counts"]["done"] == snapshot["states"] == 50_000
+
+
+def test_what_one_tick_cannot_do_the_next_goes_on_with() -> None:
+    """600,000 pages are more than the operations of a tick: the second claims and sums up."""
+    first, second = (done := ticks_on(600_000, batches=5, ticks=2))["said"]
+    assert "claimed" not in first
+    assert second["claimed"] + second["handed"] == 10_000  # as much as two ticks would
+    assert max(first["spent"], second["spent"]) <= 1000
+    # There is no memory for the states of their pages: the counts go into the metadata.
+    assert {snapshot["counts"]["done"] for snapshot in done["written"].values()} == {60_000}
+    assert len(done["written"]) == 5
+
+
+def test_the_free_plan_comes_round_as_well() -> None:
+    said = ticks_on(40_000, ticks=3, operations=50)["said"]
+    assert [bool(tick.get("handed")) for tick in said] == [False, False, True]
+    assert max(tick["spent"] for tick in said) <= 50

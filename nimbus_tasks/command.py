@@ -147,8 +147,7 @@ def _warn_of(unknown: str) -> None:
     from nimbus_tasks.ui.console import Console
 
     Console().warning(
-        f"{unknown} in invoke.yaml: no such setting, it does nothing",
-        "What there is: invoke nimbus.doctor",
+        f"nothing reads {unknown} in invoke.yaml", "See what there is: invoke nimbus.doctor"
     )
 
 

@@ -591,9 +591,8 @@ def test_a_setting_that_there_is_not_is_said_once_and_ends_nothing(root: Path) -
     assert ran.returncode == 0
     assert json.loads(ran.stdout[: ran.stdout.index("\n}\n") + 2])["page_count"] == 3
     names = "nimbus.worker.concurency, nimbus.worker.leases, nimbus.uplaod"
-    assert [line for line in ran.stderr.splitlines() if "setting" in line] == [
-        f"⚠️ {names} in invoke.yaml: no such setting, it does nothing"
-        " · What there is: invoke nimbus.doctor"
+    assert [line for line in ran.stderr.splitlines() if "invoke.yaml" in line] == [
+        f"⚠️ nothing reads {names} in invoke.yaml · See what there is: invoke nimbus.doctor"
     ]
     assert invoke(root, "nimbus.batch.list").stderr == ""  # which reads none
 

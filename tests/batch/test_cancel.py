@@ -135,7 +135,7 @@ def test_a_page_in_flight_keeps_its_result(project: Project, store: Store, maps:
     assert (view.tally.counts["done"], view.tally.counts["cancelled"]) == (2, 8)
 
 
-def test_a_page_in_flight_that_fails_is_not_tried_again(
+def test_a_page_in_flight_that_fails_has_failed_and_is_not_tried_again(
     project: Project, store: Store, maps: Path
 ) -> None:
     """However many attempts the worker allows: a cancelled batch comes to its end."""
@@ -146,24 +146,11 @@ def test_a_page_in_flight_that_fails_is_not_tried_again(
             cancel_batch(project, another, "latest")
         raise ValueError("no")
 
-    work(project, store, process, concurrency=1, max_attempts=5)
+    worked = work(project, store, process, concurrency=1, max_attempts=5)
+    assert (worked.failed, worked.tried_again) == (1, 0)
     view = view_batch(project, store)
     assert (view.status, view.tally.attempts) == ("cancelled", 1)
     assert (view.tally.counts["failed"], view.tally.counts["cancelled"]) == (1, 9)
-
-
-def test_a_worker_counts_a_page_as_failed_that_a_cancel_keeps_from_another_attempt(
-    project: Project, store: Store, maps: Path
-) -> None:
-    upload(project, store, maps)
-
-    def process(page: Any, progress: Any) -> dict[str, Any]:
-        with project.open_store() as another:
-            cancel_batch(project, another, "latest")
-        raise ValueError("no")
-
-    worked = work(project, store, process, concurrency=1, max_attempts=5)
-    assert (worked.failed, worked.tried_again) == (1, 0)
 
 
 def test_a_worker_writes_the_end_of_a_batch_down_that_was_cancelled_meanwhile(

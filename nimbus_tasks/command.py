@@ -10,8 +10,8 @@ import contextlib
 import copy
 import os
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +122,33 @@ def project_root(c: Any) -> Path:
 
 def setting(c: Any, section: str, name: str, given: Any) -> Any:
     """An option: as given, or else as ``nimbus.{section}.{name}`` is set; checked either way."""
+    if unknown := [name for name, _ in unknown_settings(c.config)]:
+        _warn_of(", ".join(unknown))
     check, option = SETTINGS[section][name], "--" + name.replace("_", "-")
     if given is not None:
         return check(given, option)
     found = configured(c.config, section, name)
     return None if found is None else check(found, f"{option} (set as nimbus.{section}.{name})")
+
+
+def unknown_settings(config: Any) -> Iterator[tuple[str, Iterable[str]]]:
+    """What is set below ``nimbus:`` and nothing reads, a slip most likely; with what there is."""
+    sections = config.get("nimbus")
+    for section, names in sections.items() if isinstance(sections, Mapping) else ():
+        if section not in SETTINGS:
+            yield f"nimbus.{section}", SETTINGS
+        elif isinstance(names, Mapping):
+            known = SETTINGS[section]
+            yield from ((f"nimbus.{section}.{name}", known) for name in names if name not in known)
+
+
+@cache  # a chain of tasks says it once
+def _warn_of(unknown: str) -> None:
+    from nimbus_tasks.ui.console import Console
+
+    Console().warning(
+        f"nothing reads {unknown} in invoke.yaml", "See what there is: invoke nimbus.doctor"
+    )
 
 
 def section_settings(c: Any, section: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,15 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.command import JSON_HELP, SETTINGS, command, configured, project_root, section_of
+from nimbus_tasks.command import (
+    JSON_HELP,
+    SETTINGS,
+    command,
+    configured,
+    project_root,
+    section_of,
+    unknown_settings,
+)
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import (
@@ -29,6 +37,7 @@ from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
 from nimbus_tasks.ui.text import clean, wrap
+from nimbus_tasks.versions import version_of
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
@@ -68,17 +77,8 @@ def examine(root: Path, config: Mapping[str, Any] | None = None) -> list[Check]:
 def _versions() -> Iterator[Check]:
     python = ".".join(map(str, sys.version_info[:3]))
     names = ("nimbus-tasks", "invoke", "requests", "tqdm", "colorama")
-    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    versions = ", ".join(f"{name} {version_of(name)}" for name in names)
     yield Check("versions", "ok", f"Python {python}, {versions}")
-
-
-def _version(name: str) -> str:
-    from importlib import metadata  # takes as long to import as all of nimbus_tasks
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
@@ -86,11 +86,10 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
     sound = []
     for section, known in SETTINGS.items():
         try:
-            given = section_of(section_of(config, "nimbus"), section, "nimbus.")
+            section_of(section_of(config, "nimbus"), section, "nimbus.")
         except UsageError as error:
             yield Check("settings", "error", error.message, error.advice, error.exit_code)
             return
-        yield from _unknown(given, known, f"nimbus.{section}.")
         for name, check in known.items():
             setting, value = f"nimbus.{section}.{name}", configured(config, section, name)
             try:
@@ -99,21 +98,15 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Check]:
                 yield Check("settings", "error", error.message, error.advice, error.exit_code)
             else:
                 sound += [] if value is None else [setting]
-    yield from _unknown(section_of(config, "nimbus"), SETTINGS, "nimbus.")
+    for unknown, there_are in unknown_settings(config):
+        yield Check(
+            "settings",
+            "warning",
+            f"{unknown} in invoke.yaml is no setting and does nothing",
+            f"There are: {', '.join(there_are)}",
+        )
     if sound:
         yield Check("settings", "ok", f"{', '.join(sound)} set in invoke.yaml or the environment")
-
-
-def _unknown(given: Iterable[Any], known: Iterable[str], inside: str) -> Iterator[Check]:
-    """What is written and never read: a slip, most likely."""
-    for name in given:
-        if name not in known:
-            yield Check(
-                "settings",
-                "warning",
-                f"{inside}{name} in invoke.yaml is no setting and does nothing",
-                f"There are: {', '.join(known)}",
-            )
 
 
 def _project(root: Path) -> Iterator[Check]:

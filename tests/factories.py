@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import Outcome
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.project import Project, save_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor
+from nimbus_tasks.upload import sending
 from nimbus_tasks.upload.folder import check_folder
 from nimbus_tasks.upload.sending import Uploaded, upload_maps
 from nimbus_tasks.worker.engine import Worker
@@ -52,6 +56,32 @@ def upload(project: Project, store: Store, folder: Path, **options: Any) -> Uplo
     """Check a folder and send it."""
     checked = check_folder(folder, project.project_id)
     return upload_maps(project, store, checked, folder, **options)
+
+
+def upload_cut_off(
+    project: Project, store: Store, folder: Path, *, before: str = "_put_pages", after: int = 0
+) -> str:
+    """Send a folder in chunks of four pages until it is killed: when ``before``, a step of
+    :mod:`~nimbus_tasks.upload.sending`, comes after it was done ``after`` times. The batch."""
+    steps = [*[mock.DEFAULT] * after, KilledError()]
+    step = mock.patch.object(sending, before, wraps=getattr(sending, before), side_effect=steps)
+    with mock.patch.object(sending, "CHUNK_PAGES", 4), step, suppress(KilledError):
+        upload(project, store, folder)
+        raise AssertionError(f"it has come to its end without {before}")
+    return batches.heads(store, project.project_id)[0].batch_id
+
+
+class KilledError(BaseException):
+    """Nothing that the killed one could handle."""
+
+
+def project_on_kv(root: Path, namespace: str, api_base: str, *, maps: int = 0) -> Project:
+    """A project on that namespace of Workers KV, with so many maps to upload."""
+    where = {"namespace_id": namespace, "api_base": api_base}
+    made = Project(root, "proj_0123456789ab", "test", "", store="cloudflare", cloudflare=where)
+    save_project(made)
+    write_maps(made.folder / "maps", maps)
+    return made
 
 
 class Quiet:
@@ -120,10 +150,15 @@ def invoke(
 
 def invoke_command(root: Path, *arguments: str) -> list[str]:
     """The command line of :func:`invoke`; writes ``tasks.py`` where there is none."""
+    write_tasks(root)
+    return [sys.executable, "-m", "invoke", *arguments]
+
+
+def write_tasks(root: Path) -> None:
+    """Write ``tasks.py`` where there is none."""
     tasks = root / "tasks.py"
     if not tasks.exists():
         tasks.write_text(TASKS)
-    return [sys.executable, "-m", "invoke", *arguments]
 
 
 def environment_for(**changes: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "nimbus_tasks"
 #: Folders below the tasks, and what each may import of the package.
 MAY_IMPORT = {
     "core": ("nimbus_tasks.core", "nimbus_tasks.kv"),
-    "kv": ("nimbus_tasks.core.errors", "nimbus_tasks.kv"),
+    "kv": ("nimbus_tasks.core.errors", "nimbus_tasks.kv", "nimbus_tasks.versions"),
     "ui": ("nimbus_tasks.core", "nimbus_tasks.ui"),
     "processors": ("nimbus_tasks.core", "nimbus_tasks.kv", "nimbus_tasks.processors"),
 }

@@ -583,6 +583,20 @@ def test_the_doctor_names_settings_that_there_are_not_and_those_that_there_are(r
     assert sound.startswith("nimbus.worker.timeout, nimbus.monitor.interval set")
 
 
+def test_a_setting_that_there_is_not_is_said_once_and_ends_nothing(root: Path) -> None:
+    (root / "invoke.yaml").write_text(
+        'nimbus:\n  worker: {concurency: 4, leases: 6}\n  "up\\e[31mlaod": {folder: content}\n'
+    )
+    ran = invoke(root, "nimbus.upload", "--json", "nimbus.worker", "nimbus.batch.report")
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout[: ran.stdout.index("\n}\n") + 2])["page_count"] == 3
+    names = "nimbus.worker.concurency, nimbus.worker.leases, nimbus.uplaod"
+    assert [line for line in ran.stderr.splitlines() if "invoke.yaml" in line] == [
+        f"⚠️ nothing reads {names} in invoke.yaml · See what there is: invoke nimbus.doctor"
+    ]
+    assert invoke(root, "nimbus.batch.list").stderr == ""  # which reads none
+
+
 def test_the_doctor_never_sends_anybody_to_the_doctor(
     root: Path,
     project: Project,

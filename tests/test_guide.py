@@ -42,9 +42,12 @@ def test_it_goes_on_with_the_latest_batch(project: Project, store: Store, maps: 
     batch_id = upload(project, store, maps).batch_id
     assert commands(project.root) == [f"invoke nimbus.worker --batch={batch_id}"]
     work(project, store, failing("dist/page-001.html"))
-    found = guide.standing(project.root)
-    assert "9 of 10 pages done, 1 failed" in found.words
-    assert any("nimbus.batch.retry" in step.command for step in found.steps)
+    assert "9 of 10 pages done, 1 failed" in guide.standing(project.root).words
+    assert commands(project.root) == [
+        f"invoke nimbus.batch.report --batch={batch_id} --open",
+        f"invoke nimbus.batch.retry --batch={batch_id} --error=broken",
+        f"invoke nimbus.worker --batch={batch_id}",
+    ]
 
 
 def test_what_is_wrong_is_said_and_is_no_error_of_the_guide(
@@ -72,7 +75,8 @@ def test_the_collections_name_alone_is_the_guide_and_that_of_batches_the_list(
     project: Project, store: Store, maps: Path
 ) -> None:
     batch_id = str(upload(project, store, maps).batch_id)
-    assert "The latest" in invoke(project.root, "nimbus").stdout.replace("the latest", "The latest")
+    said = invoke(project.root, "nimbus").stdout
+    assert f"\n   Project test has 1 batch; the latest, {batch_id}, is queued: " in said
     listed = invoke(project.root, "nimbus.batch").stdout
     assert listed.splitlines()[1].split()[1] == batch_id
 

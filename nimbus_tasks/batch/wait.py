@@ -13,7 +13,7 @@ from contextlib import closing
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from nimbus_tasks.batch.monitor.watch import Sight, follow, watch_batch
+from nimbus_tasks.batch.monitor.watch import Sight, follow
 from nimbus_tasks.command import (
     BATCH_HELP,
     EXIT_INTERRUPTED,
@@ -28,7 +28,6 @@ from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.project import Project, load_project
-from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import count_lines, heading
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import duration
@@ -45,33 +44,25 @@ _OUTLASTED = (StoreUnreachableError,)
 
 def wait_for_batch(
     project: Project,
-    store: Store,
     batch: str | None = None,
     *,
     interval: float = DEFAULT_INTERVAL,
     timeout: float | None = None,
-    on_look: Callable[[BatchView], None] = lambda view: None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_sight: Callable[[Sight], None] = lambda sight: None,
 ) -> BatchView:
-    """The batch (the latest, if left out) as it has ended; ``on_look`` is told of each look.
+    """The batch (the latest, if left out) as it has ended; ``on_sight`` is told what is known of it
+    meanwhile, as :func:`~nimbus_tasks.batch.monitor.watch.follow` says it.
 
     Once the batch is found, a store that cannot be reached for now is tried again. Raises
     :class:`TimedOutError` if the batch has not ended within ``timeout`` seconds.
     """
-    looks = watch_batch(
-        project,
-        store,
-        batch,
-        interval=interval,
-        timeout=timeout,
-        outlast=_OUTLASTED,
-        tell=tell,
-        lost=lambda error: tell(f"{error.message}; trying again"),
-    )
-    view = next(looks)
-    on_look(view)
-    for view in looks:
-        on_look(view)
+    view: BatchView | None = None
+    looks = follow(project, batch, interval=interval, timeout=timeout, outlast=_OUTLASTED)
+    with closing(looks):
+        for sight in looks:
+            view = sight.view
+            on_sight(sight)
+    assert view is not None  # it ends with the look that has seen the end
     return view
 
 
@@ -103,19 +94,14 @@ def wait(
     every = check_seconds(interval, "--interval") or DEFAULT_INTERVAL
     most = check_seconds(timeout, "--timeout")
     project = load_project(project_root(c))
-    looks = follow(project, batch, interval=every, timeout=most, outlast=_OUTLASTED)
-    view: BatchView | None = None
-    with closing(looks), _Waiting() as bar:
+    with _Waiting() as bar:
         try:
-            for sight in looks:
-                view = sight.view
-                bar.look(sight)
+            view = wait_for_batch(project, batch, interval=every, timeout=most, on_sight=bar.look)
         except KeyboardInterrupt:
             bar.close()
-            if view is not None:
-                console.note(f"Waits no more; {view.head.batch_id} goes on as it is.")
+            if bar.view is not None:
+                console.note(f"Waits no more; {bar.view.head.batch_id} goes on as it is.")
             raise Exit(code=EXIT_INTERRUPTED) from None
-    assert view is not None  # it ends with the look that has seen the end
     if json:
         console.document(view.to_json())
     else:
@@ -131,7 +117,7 @@ class _Waiting(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._view: BatchView | None = None
+        self.view: BatchView | None = None
         self._ended: int | None = None
         self._since = time.monotonic()
         self._told_idle = False
@@ -143,14 +129,15 @@ class _Waiting(ProgressBar):
             self.write(clean(sight.told))
         self._told = sight.told
         if sight.trouble != self._trouble:
+            seen = "" if sight.view is None else f"last seen {duration(sight.age)} ago, "
             self.write(
-                f"{clean(sight.trouble)}; last seen {duration(sight.age)} ago, trying again"
+                f"{clean(sight.trouble)}; {seen}trying again"
                 if sight.trouble
                 else "The store answers again"
             )
         self._trouble = sight.trouble
-        if sight.view is not None and sight.view is not self._view:
-            self._view = sight.view
+        if sight.view is not None and sight.view is not self.view:
+            self.view = sight.view
             self._show(sight.view)
 
     def _show(self, view: BatchView) -> None:

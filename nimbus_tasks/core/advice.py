@@ -22,10 +22,13 @@ _MAX_CODE = 80
 
 
 class NextStep(NamedTuple):
-    """A command, quoted for a shell, and in a sentence without its full stop why."""
+    """A command, quoted for a shell, and in a sentence without its full stop why.
+
+    ``is_to_watch`` is that of a command which only shows the batch live."""
 
     why: str
     command: str
+    is_to_watch: bool = False
 
 
 def next_steps_of(
@@ -101,7 +104,8 @@ def _while_open(
     goes_on, work = _GOES_ON.get(engine), work_command(engine, batch_id)
     at_work = counts.get("processing", 0) - stalled
     if at_work > 0:
-        steps.append(NextStep("A worker is at it: watch it", _command("batch.monitor", batch_id)))
+        watch = _command("batch.monitor", batch_id)
+        steps.append(NextStep("A worker is at it: watch it", watch, is_to_watch=True))
     if stalled and not (goes_on and at_work > 0):
         why = f"{_pages(stalled)} held by a worker that is gone"
         steps.append(NextStep(f"{why}: {goes_on or 'another one takes them up'}", work))

@@ -8,10 +8,11 @@ them show is read once: :mod:`nimbus_tasks.dashboard.watch`. Retry and cancel ar
 from __future__ import annotations
 
 from importlib.util import find_spec
+from threading import Thread
 
 from invoke.context import Context
 
-from nimbus_tasks.command import check_seconds, command, project_root, setting
+from nimbus_tasks.command import command, project_root, setting
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.ui.console import Console
@@ -55,10 +56,11 @@ def dashboard(
     """
     console = Console()
     wanted = setting(c, "dashboard", "port", port)
-    every = check_seconds(setting(c, "dashboard", "interval", interval), "--interval")
+    every = setting(c, "dashboard", "interval", interval)
     project = load_project(project_root(c))
     check_installed()
     from nimbus_tasks.dashboard import app, serving
+    from nimbus_tasks.ui.browser import open_in_browser
 
     shown = app.Dashboard(project, every or default_interval(project))
     listening, address = serving.open_port(project, wanted)
@@ -67,6 +69,7 @@ def dashboard(
         "   whoever has this address can watch, retry and cancel · Ctrl-C ends it",
     )
     if not no_open:
-        serving.open_in_browser(address.url_for_once)
+        # Not waited for: it may not return before it is closed, and it asks who serves.
+        Thread(target=open_in_browser, args=(address.url_for_once,), daemon=True).start()
     serving.serve(shown, listening, address)
     console.say("The dashboard has ended; batches and workers go on.")

@@ -93,10 +93,7 @@ class Dashboard:
         return JSONResponse(await self._acting.run(look))
 
     async def _retry(self, request: Request) -> Response:
-        body = await _body(request)
-        code = body.get("code")
-        if code is not None and not isinstance(code, str):
-            raise UsageError("'code' is no text")
+        code = await _text_of_body(request, "code")
 
         def retry(store: Store, batch_id: str) -> dict[str, Any]:
             return retry_pages(self.project, store, batch_id, code=code).to_json()
@@ -104,9 +101,9 @@ class Dashboard:
         return await self._act(request, retry)
 
     async def _cancel(self, request: Request) -> Response:
-        body = await _body(request)
+        sent = await _text_of_body(request, "reason")
         # Left empty in the page it is none, as it is where the option is left out.
-        reason = check_text(body.get("reason") or None, "The reason", stored=True)
+        reason = check_text(sent or None, "The reason", stored=True)
 
         def cancel(store: Store, batch_id: str) -> dict[str, Any]:
             return cancel_batch(self.project, store, batch_id, reason=reason).to_json()
@@ -176,8 +173,9 @@ def _event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent. Raises :class:`UsageError`."""
+async def _text_of_body(request: Request, name: str) -> str | None:
+    """The text of that name in the JSON object that was sent, which may have no other. Raises
+    :class:`UsageError`."""
     sent = b""
     async for part in request.stream():
         sent += part
@@ -185,11 +183,23 @@ async def _body(request: Request) -> dict[str, Any]:
             raise UsageError("that is more than an action needs to be told")
     try:
         body = strict_loads(sent.decode())
-    except (NoJsonError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"what was sent is not UTF-8 text, from byte {error.start}") from error
+    except NoJsonError as error:
         raise UsageError(f"what was sent {error}") from error
     if not isinstance(body, dict):
         raise UsageError("what was sent is no JSON object")
-    return body
+    if others := body.keys() - {name}:
+        raise UsageError(
+            f"{min(others)[:40]!r} is nothing that this takes", advice=f"It takes {name!r} alone."
+        )
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(
+            f"{name!r} takes a text, not {json.dumps(value)[:40]}",
+            advice="Put it into double quotes, or leave it out.",
+        )
+    return value
 
 
 def _error_answer(request: Request, error: Exception) -> Response:

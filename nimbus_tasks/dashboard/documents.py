@@ -25,7 +25,7 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.figures import milliseconds, moment, percent, rate, time_left
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import shown
 
 Document = dict[str, Any]
 
@@ -34,18 +34,9 @@ MOST_BATCHES, MOST_IN_FLIGHT, MOST_FAILURES, MOST_GROUPS, MOST_LOG_ENTRIES = 200
 _NAME, _TEXT, _LONG_TEXT = 300, 300, 2000
 
 
-def text(value: object, most: int = _TEXT) -> str:
-    """``value`` on one line, without controls and invisible marks, cut to ``most`` characters."""
-    raw = str(value)
-    cleaned = clean(raw[: 4 * most])  # of megabytes nobody reads more
-    is_whole = len(cleaned) <= most and len(raw) <= 4 * most
-    return cleaned if is_whole else cleaned[: most - 1] + "…"
-
-
 def name_of(page: PageInfo) -> str:
     """What a person knows the page by; of a long path the end says more than the root."""
-    name = clean(page.name[-4 * _NAME :])
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+    return shown(page.name, _NAME, keep_end=True)
 
 
 #: A project that nothing was uploaded to yet.
@@ -99,7 +90,7 @@ def exact(store: KeyValues, project_id: str, batch_id: str) -> BatchHead:
     except (NotFoundError, UsageError):
         found = None
     if found is None or found.batch_id != batch_id:
-        raise NotFoundError(f"there is no batch {text(batch_id, 60)} in this project")
+        raise NotFoundError(f"there is no batch {shown(batch_id, 60)} in this project")
     return found
 
 
@@ -114,7 +105,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
     return {
         **view.to_json(),
         "created_at": moment(view.head.created),
-        "reason": text(view.head.reason or ""),
+        "reason": shown(view.head.reason, _TEXT),
         "ended": tally.ended,
         "percent": percent(tally.ended, tally.total),
         "rate": rate(view.pace.per_second) if is_open else "",
@@ -128,9 +119,9 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
         "failures": [_failure(page) for page in view.failures[:MOST_FAILURES]],
         "groups": [_group(group, tally.errors[group.code]) for group in groups],
         "next": [
-            {"why": text(step.why), "command": text(step.command, 500)}
+            {"why": shown(step.why, _TEXT), "command": shown(step.command, 500)}
             for step in next_steps_of(view, groups)
-            if " nimbus.batch.monitor " not in step.command  # this is one
+            if not step.is_to_watch  # which is what the page does
         ],
         "can_cancel": is_open and view.status != "cancelling",
     }
@@ -147,7 +138,7 @@ def _in_flight(page: PageInfo, now: str, *, is_stalled: bool) -> Document:
     return {
         "page_id": _page_id(page),
         "name": name_of(page),
-        "step": text(status.get("step") or "begins"),
+        "step": shown(status.get("step") or "begins", _TEXT),
         "progress": round(min(100.0, max(0.0, status.get("progress") or 0))),
         "stalled": is_stalled,
         "seconds": seconds_between(since, now),
@@ -159,8 +150,8 @@ def _failure(page: PageInfo) -> Document:
     return {
         "page_id": _page_id(page),
         "name": name_of(page),
-        "code": text(status.get("code") or UNKNOWN_CODE, 60),
-        "error": text(status.get("error") or ""),
+        "code": shown(status.get("code") or UNKNOWN_CODE, 60),
+        "error": shown(status.get("error"), _TEXT),
         "attempts": status.get("attempts"),
         "at": moment(status.get("completed") or ""),
     }
@@ -170,10 +161,10 @@ def _group(group: FailureGroup, with_code: int) -> Document:
     """``retry`` is the record's own code, which a retry compares, and ``with_code`` how many pages
     failed with it, in this group and others."""
     return {
-        "code": text(group.code, 60),
+        "code": shown(group.code, 60),
         "retry": None if group.is_rest else group.code,
         "with_code": with_code,
-        "message": text(group.message),
+        "message": shown(group.message, _TEXT),
         "count": group.count,
         "transient": group.looks_transient,
         "examples": [name_of(page) for page in group.examples[:3]],
@@ -189,16 +180,16 @@ def page_log(project: Project, batch_id: str, page: str) -> Callable[[Store], Do
         with store.snapshot() as reading:
             page_id, status = _find_page(reading, project.project_id, batch_id, page)
             entries = read_logs(reading.get(logs_key(project.project_id, page_id)))
-        shown = entries[-MOST_LOG_ENTRIES:]
+        last = entries[-MOST_LOG_ENTRIES:]
         return {
             "page_id": page_id,
             "name": name_of(PageInfo(page_id, {"path": status.path})),
             "status": status.state,
             "attempts": status.attempts,
-            "code": text(status.code or "", 60),
-            "error": text(status.error or "", _LONG_TEXT),
-            "earlier": len(entries) - len(shown),
-            "entries": [_log_entry(entry) for entry in shown],
+            "code": shown(status.code, 60),
+            "error": shown(status.error, _LONG_TEXT),
+            "earlier": len(entries) - len(last),
+            "entries": [_log_entry(entry) for entry in last],
         }
 
     return look
@@ -216,7 +207,7 @@ def _find_page(
         if status is not None:
             return page_id, status
     raise NotFoundError(
-        f"{batch_id} has no page {text(page, 80)}",
+        f"{batch_id} has no page {shown(page, 80)}",
         advice="Give a page id, or a path as nimbus.batch.report has it.",
     )
 
@@ -224,13 +215,13 @@ def _find_page(
 def _log_entry(entry: LogEntry) -> Document:
     """An entry in words; somebody else may have written anything."""
     if not isinstance(entry, dict):
-        return {"at": "", "level": "info", "step": "", "message": text(entry, _LONG_TEXT)}
+        return {"at": "", "level": "info", "step": "", "message": shown(entry, _LONG_TEXT)}
     took = entry.get("duration_ms")
     level = entry.get("level")
     return {
         "at": moment(entry["timestamp"]) if isinstance(entry.get("timestamp"), str) else "",
         "level": level if level in ("warning", "error") else "info",
-        "step": text(entry.get("step") or "", 120),
-        "message": text(entry.get("message") or "", _LONG_TEXT),
+        "step": shown(entry.get("step"), 120),
+        "message": shown(entry.get("message"), _LONG_TEXT),
         "took": milliseconds(took) if isinstance(took, (int, float)) else "",
     }

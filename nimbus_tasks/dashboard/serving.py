@@ -1,4 +1,4 @@
-"""Where the dashboard is served: a port of this machine, an address with a secret, a browser.
+"""Where the dashboard is served: a port of this machine, and an address with a secret.
 
 The address is remembered in ``.nimbus/dashboard.json``, for its owner alone, so that the pages that
 are open find a dashboard that was ended and started again. It is taken up as a whole or not at all:
@@ -13,9 +13,7 @@ import json
 import os
 import re
 import socket
-import threading
 import time
-import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +30,6 @@ HOST = "127.0.0.1"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 #: An address is taken up again for so long after the dashboard was started.
 _REMEMBERED_SECONDS = 86_400.0
-#: They take the terminal, and run none of the page.
-_TEXT_BROWSERS = frozenset(("www-browser", "links", "elinks", "lynx", "w3m"))
 #: Pages get their last word, and an action that is under way its end.
 _GRACE_SECONDS = 5
 
@@ -150,15 +146,3 @@ def make_server(dashboard: Dashboard, address: Address) -> uvicorn.Server:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     return _Server(config, dashboard)
-
-
-def open_in_browser(url: str) -> None:
-    """Open the person's browser, if there is one that shows pages."""
-
-    def show() -> None:
-        with suppress(webbrowser.Error, OSError):
-            browser = webbrowser.get()
-            if Path(getattr(browser, "name", "")).name not in _TEXT_BROWSERS:
-                browser.open(url)
-
-    threading.Thread(target=show, name="browser", daemon=True).start()

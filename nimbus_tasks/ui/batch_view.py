@@ -25,7 +25,7 @@ from nimbus_tasks.ui.figures import (
     time_left,
 )
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.table import table
+from nimbus_tasks.ui.table import GAP, table
 from nimbus_tasks.ui.text import clean, clip, pad, width
 
 if TYPE_CHECKING:  # most looks find no failures, and should not wait for its import
@@ -209,47 +209,56 @@ def _wrap(cells: Sequence[str], columns: int) -> list[str]:
     return lines
 
 
+#: What a narrow table of batches gives up, one after the other. Pages can be told from the rest;
+#: of a status its beginning is kept; the id, which a person types next, is cut last.
+_GIVES_WAY = ("pages", "created", "status", "cancelled", "pending", "failed", "done")
+_SHORT_STATUS = 12
+
+
 def batch_table(
     rows: Sequence[tuple[str, str, str, int, Mapping[str, int | None]]],
     style: Style,
     columns: int,
     now: datetime,
 ) -> list[str]:
-    """Batches as a table: id, status, pages, a summary of each, and when it was created. A narrow
-    one leaves out what can be told from the rest."""
-    lines = _batch_table(rows, style, columns, now, is_wide=True)
-    if max(map(width, lines)) <= columns:
-        return lines
-    return _batch_table(rows, style, columns, now, is_wide=False)
-
-
-def _batch_table(
-    rows: Sequence[tuple[str, str, str, int, Mapping[str, int | None]]],
-    style: Style,
-    columns: int,
-    now: datetime,
-    *,
-    is_wide: bool,
-) -> list[str]:
+    """Batches as a table: id, status, pages by what became of them, and when it was created."""
     has_cancelled = any(summary.get("cancelled") for *_, summary in rows)
-    titles = ["", "batch", "status", "done", "failed", "pending"]
-    titles += ["cancelled"] if has_cancelled else []
-    cells = [[*titles, "pages", "created"] if is_wide else titles]
-    cells = [[style.dim(title) for title in cells[0]]]
-    for batch_id, status, created, page_count, summary in rows:
-        done, failed, pending = (summary[n] or 0 for n in ("completed", "failed", "pending"))
-        words = status.replace("_", " ")
-        row = [
-            style.sign(status),
-            batch_id,
-            style.state(status, words if is_wide else clip(words, 9 if has_cancelled else 12)),
-            f"{done:,}",
-            style.state("failed", f"{failed:,}") if failed else "0",
-            f"{pending:,}",
-        ]
-        row += [f"{summary.get('cancelled') or 0:,}"] if has_cancelled else []
-        cells.append([*row, f"{page_count:,}", ago(created, now)] if is_wide else row)
-    return table(cells, columns, flexible=1, right=range(3, 8 if has_cancelled else 7))
+    figures = ["done", "failed", "pending", *(["cancelled"] if has_cancelled else []), "pages"]
+    titles = ["", "batch", "status", *figures, "created"]
+    cells = [_batch_cells(row, style, now) for row in rows]
+    needs = {name: max([width(name), *(width(one[name]) for one in cells)]) for name in titles}
+    for title in _GIVES_WAY:
+        if sum(needs[one] + GAP for one in titles) - GAP <= columns:
+            break
+        if title == "status":
+            needs[title] = min(needs[title], _SHORT_STATUS)
+        elif title in titles:
+            titles.remove(title)
+    lines = [[style.dim(title) for title in titles]]
+    for one, (_, status, *_) in zip(cells, rows, strict=True):
+        one["status"] = style.state(status, clip(one["status"], needs["status"]))
+        lines.append([one[title] for title in titles])
+    right = [titles.index(title) for title in figures if title in titles]
+    return table(lines, columns, flexible=titles.index("batch"), right=right)
+
+
+def _batch_cells(
+    row: tuple[str, str, str, int, Mapping[str, int | None]], style: Style, now: datetime
+) -> dict[str, str]:
+    """Its cells by their titles; the status is not coloured yet, as it may be cut."""
+    batch_id, status, created, page_count, summary = row
+    failed = summary["failed"] or 0
+    return {
+        "": style.sign(status),
+        "batch": batch_id,
+        "status": status.replace("_", " "),
+        "done": f"{summary['completed'] or 0:,}",
+        "failed": style.state("failed", f"{failed:,}") if failed else "0",
+        "pending": f"{summary['pending'] or 0:,}",
+        "cancelled": f"{summary.get('cancelled') or 0:,}",
+        "pages": f"{page_count:,}",
+        "created": ago(created, now),
+    }
 
 
 def padded(label: str, value: str, columns: int = 16) -> str:

@@ -58,8 +58,15 @@ class Console:
 
     def error(self, message: str, advice: str | None = None) -> None:
         """Say on stderr, in one line, what is wrong and what to do."""
+        self._complain("error", message, advice)
+
+    def warning(self, message: str, advice: str | None = None) -> None:
+        """Say on stderr, in one line, what is odd and ends nothing, and what to do."""
+        self._complain("warning", message, advice)
+
+    def _complain(self, level: str, message: str, advice: str | None) -> None:
         style = self.error_style
-        line = style.sign("error") + " " + style.state("error", clip(clean(message), MAX_MESSAGE))
+        line = style.sign(level) + " " + style.state(level, clip(clean(message), MAX_MESSAGE))
         if advice:
             line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
         self.note(line)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from nimbus_tasks.ui.text import clip, pad, width
 
-_GAP = 2
+#: Columns between two cells.
+GAP = 2
 
 
 def table(
@@ -25,7 +26,7 @@ def table(
     if not rows:
         return []
     widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
-    spare = columns - indent - sum(widths) - _GAP * (len(widths) - 1)
+    spare = columns - indent - sum(widths) - GAP * (len(widths) - 1)
     if spare < 0:
         widths[flexible] = max(8, widths[flexible] + spare)
     lines = []
@@ -38,5 +39,5 @@ def table(
             )
             for i, cell in enumerate(row)
         ]
-        lines.append((" " * indent + (" " * _GAP).join(cells)).rstrip())
+        lines.append((" " * indent + (" " * GAP).join(cells)).rstrip())
     return lines

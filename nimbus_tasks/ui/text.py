@@ -32,6 +32,17 @@ def clean(text: object) -> str:
     return _SPACES.sub(" ", plain).strip()
 
 
+def shown(text: object, most: int, *, keep_end: bool = False) -> str:
+    """``text`` (``None`` is none) clean and cut to ``most`` characters, with ``…`` where something
+    is missing: at its end, or at its beginning if ``keep_end``."""
+    raw = "" if text is None else str(text)
+    part = raw[-4 * most :] if keep_end else raw[: 4 * most]  # of megabytes nobody reads more
+    plain = clean(part)
+    if len(plain) <= most and len(part) == len(raw):
+        return plain
+    return "…" + plain[1 - most :] if keep_end else plain[: most - 1] + "…"
+
+
 def path_here(path: Path) -> str:
     """A path as a person would type it where they are, if it lies below; cleaned."""
     here = Path.cwd()

@@ -22,7 +22,7 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.upload import sending
 from nimbus_tasks.worker.attempts import Attempt
-from tests.factories import failing, no_changes, upload, work
+from tests.factories import failing, no_changes, upload, upload_cut_off, work
 
 
 def test_a_page_that_says_it_is_uploaded_is_cancelled_like_one_that_is_queued(
@@ -55,19 +55,9 @@ def test_a_page_that_has_ended_though_the_listing_does_not_know_keeps_its_result
 
 
 def test_what_a_cancel_counts_is_what_the_batch_has_afterwards(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
-    monkeypatch.setattr(sending, "CHUNK_PAGES", 4)
-
-    class CutOff:
-        def begin(self, what: str, total: int | None) -> None:
-            pass
-
-        def advance(self, steps: int = 1) -> None:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        upload(project, store, maps, progress=CutOff())
+    upload_cut_off(project, store, maps, after=1)
     cancelled = cancel_batch(project, store, "latest")
     view = view_batch(project, store)
     assert cancelled.cancelled == view.tally.counts["cancelled"]
@@ -75,12 +65,9 @@ def test_what_a_cancel_counts_is_what_the_batch_has_afterwards(
 
 
 def test_a_cancel_of_a_batch_of_which_nothing_was_sent_ends_it(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_put_pages", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps)
     cancel_batch(project, store, "latest")
     assert view_batch(project, store).status == "cancelled"
     assert work(project, store).done == 0
@@ -99,27 +86,6 @@ def test_a_cancel_leaves_other_batches_alone(project: Project, store: Store, map
 
 def queued(project: Project, store: Store) -> int:
     return len(list(store.scan(queue_prefix(project.project_id))))
-
-
-def cut_off(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch, after: int
-) -> str:
-    """An upload of ten pages that is killed when ``after`` chunks of four are sent."""
-    put_pages = sending._put_pages
-    sent: list[object] = []
-
-    def put(*args: Any) -> Any:
-        if len(sent) == after:
-            raise ZeroDivisionError
-        sent.append(args)
-        return put_pages(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "CHUNK_PAGES", 4)
-        patched.setattr(sending, "_put_pages", put)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
-    return list_batches(project, store)[0].batch_id
 
 
 def test_a_cancelled_batch_says_so_in_its_record_and_in_every_look(
@@ -169,7 +135,7 @@ def test_a_page_in_flight_keeps_its_result(project: Project, store: Store, maps:
     assert (view.tally.counts["done"], view.tally.counts["cancelled"]) == (2, 8)
 
 
-def test_a_page_in_flight_that_fails_is_not_tried_again(
+def test_a_page_in_flight_that_fails_has_failed_and_is_not_tried_again(
     project: Project, store: Store, maps: Path
 ) -> None:
     """However many attempts the worker allows: a cancelled batch comes to its end."""
@@ -180,24 +146,11 @@ def test_a_page_in_flight_that_fails_is_not_tried_again(
             cancel_batch(project, another, "latest")
         raise ValueError("no")
 
-    work(project, store, process, concurrency=1, max_attempts=5)
+    worked = work(project, store, process, concurrency=1, max_attempts=5)
+    assert (worked.failed, worked.tried_again) == (1, 0)
     view = view_batch(project, store)
     assert (view.status, view.tally.attempts) == ("cancelled", 1)
     assert (view.tally.counts["failed"], view.tally.counts["cancelled"]) == (1, 9)
-
-
-def test_a_worker_counts_a_page_as_failed_that_a_cancel_keeps_from_another_attempt(
-    project: Project, store: Store, maps: Path
-) -> None:
-    upload(project, store, maps)
-
-    def process(page: Any, progress: Any) -> dict[str, Any]:
-        with project.open_store() as another:
-            cancel_batch(project, another, "latest")
-        raise ValueError("no")
-
-    worked = work(project, store, process, concurrency=1, max_attempts=5)
-    assert (worked.failed, worked.tried_again) == (1, 0)
 
 
 def test_a_worker_writes_the_end_of_a_batch_down_that_was_cancelled_meanwhile(
@@ -291,9 +244,9 @@ def test_a_batch_that_is_not_there_cannot_be_cancelled(
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_batch_whose_upload_was_cut_off_ends_when_it_is_cancelled(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    project: Project, store: Store, maps: Path, after: int
 ) -> None:
-    batch = cut_off(project, store, maps, monkeypatch, after)
+    batch = upload_cut_off(project, store, maps, after=after)
     assert view_batch(project, store, batch).tally.counts["queued"] == 4 * after
     cancel_batch(project, store, batch)
     view = view_batch(project, store, batch)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.batch import monitor
 from nimbus_tasks.batch.monitor import watch
+from nimbus_tasks.core import clock
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from tests.factories import environment_for, failing, invoke_command, upload, work, write_maps
@@ -230,6 +232,33 @@ def test_a_store_that_is_lost_is_waited_for_and_the_age_of_the_frame_is_shown(
     assert "old:" not in "\n".join(shown.shown)
     assert any(str(batch) in line for line in shown.shown)
     assert shown.cursor_shown
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_does_not_change_the_age_of_a_look(
+    project: Project,
+    store: Store,
+    maps: Path,
+    between: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    hours: int,
+) -> None:
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Shifted:
+            return super().now(tz) + timedelta(hours=hours)
+
+    upload(project, store, maps)
+    path, away = project.store_path, project.root / "away"
+    between(
+        lambda: path.rename(away),
+        lambda: monkeypatch.setattr(clock, "datetime", Shifted),
+        lambda: away.rename(path),
+        works(project),
+    )
+    ages = {bool(sight.trouble): sight.age for sight in watch.follow(project)}
+    assert set(ages) == {True, False}
+    assert all(0 <= age < 60 for age in ages.values())
 
 
 def test_a_store_that_does_not_answer_ends_nothing_but_the_time_that_was_given(

@@ -15,7 +15,6 @@ import pytest
 
 from nimbus_tasks.batch.report import write_report
 from nimbus_tasks.batch.report.as_html import verdict
-from nimbus_tasks.batch.report.packed import shown
 from nimbus_tasks.batch.report.rows import FIELDS, keeping, report_rows
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import BatchHead
@@ -27,6 +26,7 @@ from nimbus_tasks.core.pages import PageGroup, PageInfo
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
+from nimbus_tasks.ui.text import shown
 from tests.ended_batches import BATCH_ID, outcomes, put_batch, put_ended_batch
 from tests.factories import invoke, upload, work
 
@@ -149,15 +149,6 @@ def test_half_a_surrogate_pair_of_somebody_else_is_text_in_every_form(
     ((row,),) = report_rows(store, head, kept)
     assert row["path"] == "a?b"
     assert shown("a\ud800b", 10) == "a\N{REPLACEMENT CHARACTER}b"
-
-
-@pytest.mark.parametrize("keep_end", [False, True])
-@pytest.mark.parametrize("text", ["x" * 10**6, "\u200b" * 10**6 + "x", "\x1b[" * 10**6, "長" * 99])
-def test_a_text_is_shown_as_far_as_there_is_room(text: str, keep_end: bool) -> None:
-    found = shown(text, 50, keep_end=keep_end)
-    assert len(found) <= 50
-    assert found.strip("…").isprintable()
-    assert "…" in found
 
 
 def test_a_hundred_pages_fit_into_150_kb(project: Project, store: Store) -> None:
@@ -299,3 +290,16 @@ def test_formats_can_be_settings(project: Project, store: Store, given: str) -> 
     (project.root / "invoke.yaml").write_text(f"nimbus:\n  report:\n    format: {given}\n")
     assert invoke(project.root, "nimbus.batch.report").returncode == 0
     assert {path.suffix for path in project.reports.iterdir()} == {".html", ".csv"}
+
+
+@pytest.mark.parametrize("settings", ["{concurrency: 0, max_attempts: 7}", "5"])
+def test_what_is_wrong_with_the_workers_settings_ends_no_report(
+    project: Project, store: Store, settings: str
+) -> None:
+    put_ended_batch(project, store, 1)
+    (project.root / "invoke.yaml").write_text(f"nimbus: {{worker: {settings}}}\n")
+    ran = invoke(project.root, "nimbus.batch.report", "--format=json,html")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    html = (project.reports / f"{BATCH_ID}_report.html").read_text(encoding="utf-8")
+    assert "nimbus.worker.concurrency" not in html
+    assert ("nimbus.worker.max_attempts" in html) == ("7" in settings)

@@ -20,7 +20,7 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import queue_entry, read_status
 from nimbus_tasks.kv.store import Entry, Store
 from nimbus_tasks.upload import sending
-from tests.factories import a_map, upload, work, write_map
+from tests.factories import a_map, upload, upload_cut_off, work, write_map
 
 PAGE = "dist/page-004.html"
 
@@ -131,12 +131,9 @@ def test_content_that_is_lost_is_named_and_cannot_be_mended(
 
 
 def test_an_upload_that_was_cut_off_says_how_to_go_on(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_put_pages", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps)
     verified = verify_batch(project, store, repair=True)
     assert {finding.kind for finding in verified.findings} == {"not_uploaded"}
     assert not verified.ok
@@ -223,13 +220,10 @@ def test_a_page_of_a_writer_that_names_no_place_in_the_queue_is_no_finding(
 
 
 def test_an_upload_that_was_cut_off_before_its_last_write_is_found(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
     """All its pages are there, yet its batch would be uploading for ever."""
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_close_batch", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps, before="_close_batch")
     assert view_batch(project, store).status == "uploading"
     assert not verify_batch(project, store).ok
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.batch import wait
 from nimbus_tasks.batch.cancel import cancel_batch
+from nimbus_tasks.batch.monitor.watch import Sight
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.errors import StoreUnreachableError
@@ -74,28 +77,44 @@ def test_who_waits_while_nobody_works_is_told_once(
     assert capsys.readouterr().err.count("invoke nimbus.worker") == 1
 
 
-def test_what_passes_is_outlasted_and_what_does_not_ends_it(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first_looks", [0, 1])
+def test_what_passes_is_outlasted(
+    project: Project,
+    store: Store,
+    maps: Path,
+    between: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first_looks: int,
 ) -> None:
     upload(project, store, maps)
-    look, errors = (
-        batches.look,
-        iter([StoreUnreachableError("away"), StoreUnreachableError("away")]),
-    )
+    between(*[nothing] * first_looks, nothing, nothing, works(project))
+    outcomes: Iterator[bool] = iter([True] * first_looks + [False, False])
+    look = batches.look
 
     def looks(*arguments: Any, **more: Any) -> BatchView:
-        view = look(*arguments, **more)
-        if not view.is_finished and (error := next(errors, None)) is not None:
-            raise error
-        if not view.is_finished:
-            work(project, store)
-        return view
+        if not next(outcomes, True):
+            raise StoreUnreachableError("away")
+        return look(*arguments, **more)
 
     monkeypatch.setattr(batches, "look", looks)
-    told: list[str] = []
-    view = wait.wait_for_batch(project, store, interval=0.01, tell=told.append)
-    assert view.status == "completed"
-    assert told == ["away; trying again"] * 2
+    assert exit_code() == 0
+    lost, *found = capsys.readouterr().err.splitlines()
+    seen = r"last seen \S+ m?s ago, " if first_looks else ""
+    assert re.fullmatch(f"away; {seen}trying again", lost)
+    assert found == ["The store answers again"]
+
+
+def test_the_function_tells_what_it_sees_and_returns_the_end(
+    project: Project, store: Store, maps: Path, between: Callable[..., None]
+) -> None:
+    upload(project, store, maps)
+    between(works(project, "dist/page-001.html"))
+    sights: list[Sight] = []
+    view = wait.wait_for_batch(project, on_sight=sights.append)
+    assert view.status == "partially_completed"
+    statuses = groupby(sight.view.status for sight in sights if sight.view)
+    assert [status for status, _ in statuses] == ["queued", view.status]
 
 
 def test_a_store_that_is_gone_ends_the_waiting(

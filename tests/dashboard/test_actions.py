@@ -99,5 +99,11 @@ def test_an_action_means_the_batch_of_exactly_that_id(
     assert dashboard.look(batch)["status"] == "partially_completed"
 
 
-def test_an_error_code_is_a_text(batch: str, dashboard: Served) -> None:
-    assert dashboard.act(f"batches/{batch}/retry", {"code": 5}).status_code == 400
+@pytest.mark.parametrize("body", [{"code": 5}, {"code": ["broken"]}, {"error": "broken"}])
+def test_a_retry_that_is_asked_for_in_other_words_retries_nothing(
+    batch: str, dashboard: Served, body: dict[str, Any]
+) -> None:
+    answer = dashboard.act(f"batches/{batch}/retry", body)
+    assert answer.status_code == 400
+    assert "'code'" in f"{answer.json()['error']} {answer.json()['advice']}"
+    assert dashboard.look(batch)["counts"]["failed"] == 3

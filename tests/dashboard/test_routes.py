@@ -39,7 +39,11 @@ def test_a_look_has_what_status_says(
     assert {page["name"] for page in look["failures"]} == {
         f"dist/page-00{n}.html" for n in (1, 2, 3)
     }
-    assert any("nimbus.batch.retry" in step["command"] for step in look["next"])
+    assert [step["command"] for step in look["next"]] == [
+        f"invoke nimbus.batch.report --batch={batch} --open",
+        f"invoke nimbus.batch.retry --batch={batch}",
+        f"invoke nimbus.worker --batch={batch}",
+    ]
 
 
 def test_the_list_has_what_list_says(
@@ -63,7 +67,7 @@ def test_pages_in_flight_are_told_with_step_and_progress(
     project: Project, store: Store, maps: Path, dashboard: Served
 ) -> None:
     batch_id = str(upload(project, store, maps).batch_id)
-    seen: list[dict[str, object]] = []
+    seen: list[dict[str, Any]] = []
 
     def process(page: Any, progress: Any) -> Any:
         if page["source_path"] != "dist/page-000.html":
@@ -72,12 +76,14 @@ def test_pages_in_flight_are_told_with_step_and_progress(
         with dashboard.events(batch_id) as events:
             for name, data in events:
                 if name == "look" and any(p["progress"] for p in data["document"]["in_flight"]):
-                    seen.extend(data["document"]["in_flight"])
+                    seen.append(data["document"])
                     return {"changes": 0}
         raise AssertionError("the events ended")
 
     work(project, store, process, concurrency=1)
-    (page,) = [one for one in seen if one["progress"]]
+    (look,) = seen
+    assert look["next"] == []  # to watch it would be next, which the page does
+    (page,) = [one for one in look["in_flight"] if one["progress"]]
     assert (page["name"], page["step"], page["progress"], page["stalled"]) == (
         "dist/page-000.html",
         "ask the model",
@@ -101,8 +107,11 @@ def test_text_from_outside_is_clean_and_short(
     (failed,) = dashboard.look(batch_id)["failures"]
     log = dashboard.get(f"batches/{batch_id}/log?page={failed['page_id']}").json()
     assert len(failed["name"]) < 300
+    assert failed["name"].startswith("dist/xxx")
+    assert failed["name"].endswith("xxx…")  # a listing has the beginning of a long path
+    assert len(log["name"]) == 300
     assert log["name"].startswith("…xxx")
-    assert log["name"].endswith("<img src=x>.html")
+    assert log["name"].endswith("xx<img src=x>.html")
     assert len(json.dumps(log)) < 50_000
     for said in (
         failed["error"],
@@ -216,16 +225,29 @@ def test_it_says_goodbye(project: Project, batch: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "words"),
     [
-        *(b"", b"[]", b"{", b'"x"', b"\xff", b"[" * 5000),
-        *(b'{"reason": 5}', b'{"reason": " "}', b'{"reason": "\\ud800"}'),
-        b'{"reason": "' + b"x" * 30_000 + b'"}',
+        (b"", "what was sent is no JSON: "),
+        (b"[]", "what was sent is no JSON object"),
+        (b"{", "what was sent is no JSON: "),
+        (b'"x"', "what was sent is no JSON object"),
+        (b'{"reason": "\xff"}', "what was sent is not UTF-8 text, from byte 12"),
+        (b"[" * 5000, "what was sent is nested too deeply"),
+        (b'{"reason": 5}', "'reason' takes a text, not 5"),
+        (b'{"reason": {"why": "so"}}', '\'reason\' takes a text, not {"why": "so"}'),
+        (b'{"reason": ["so"]}', "'reason' takes a text, not [\"so\"]"),
+        (b'{"error": 5}', "'error' is nothing that this takes"),
+        (b'{"reason": " "}', "The reason is empty"),
+        (b'{"reason": "\\ud800"}', "what was sent holds half of a surrogate pair"),
+        (b'{"reason": "' + b"x" * 30_000 + b'"}', "that is more than an action needs"),
     ],
 )
 def test_what_is_no_action_is_refused_and_nothing_is_changed(
-    project: Project, store: Store, maps: Path, dashboard: Served, body: bytes
+    project: Project, store: Store, maps: Path, dashboard: Served, body: bytes, words: str
 ) -> None:
     batch_id = upload(project, store, maps).batch_id
-    assert dashboard.act(f"batches/{batch_id}/cancel", body).status_code == 400
+    answer = dashboard.act(f"batches/{batch_id}/cancel", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(words)
+    assert "invoke.yaml" not in answer.text
     assert dashboard.look(batch_id)["status"] == "queued"

@@ -23,6 +23,7 @@ from tests.factories import (
     upload,
     work,
     write_maps,
+    write_tasks,
 )
 
 #: Enough for a project and some batches of a few pages, and soon filled.
@@ -72,6 +73,7 @@ def a_disk(folder: Path) -> Iterator[Disk]:
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
     try:
+        write_tasks(folder)
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -153,6 +155,7 @@ def assert_sound(project: Project) -> None:
 
 def half_failed(root: Path) -> Project:
     """A project with a batch of four pages: one done, one failed, two queued."""
+    write_tasks(root)
     project = new_project(root, name="test", project_id="proj_0123456789ab")
     save_project(project)
     write_maps(project.folder / "maps", 2)

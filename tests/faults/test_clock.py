@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nimbus_tasks.core.project import Project, new_project, save_project
-from tests.factories import REPOSITORY, invoke, write_maps
+from nimbus_tasks.core.project import Project
+from tests.factories import REPOSITORY, invoke, project_on_kv
 from tests.faults.places import assert_sound, counts
 from tests.kv.kv_server import KVServer
 
@@ -137,10 +137,7 @@ def test_what_a_killed_worker_held_comes_back_whatever_its_clock_said(
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_jump_between_commands_on_cloudflare(tmp_path: Path, clock: Clock, jump: int) -> None:
     with KVServer() as server:
-        project = new_project(tmp_path, project_id="proj_0123456789ab")
-        cloudflare = {"namespace_id": server.namespace, "api_base": server.prefix}
-        save_project(Project(**{**vars(project), "store": "cloudflare", "cloudflare": cloudflare}))
-        write_maps(project.folder / "maps", 3)
+        project_on_kv(tmp_path, server.namespace, server.prefix, maps=3)
         clock.invoke(tmp_path, "nimbus.upload")
         clock.set(jump)
         clock.invoke(tmp_path, "nimbus.worker")

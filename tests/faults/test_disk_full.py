@@ -10,7 +10,7 @@ import pytest
 from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.kv.cloudflare.journal import Journal
 from nimbus_tasks.kv.store import Entry
-from tests.factories import invoke, write_maps
+from tests.factories import invoke, project_on_kv, write_maps
 from tests.faults.places import (
     CHANGING,
     Disk,
@@ -29,7 +29,6 @@ NO_SPACE = ("no space left for the store", "Free some space", "kv.sqlite3")
 
 
 def test_a_new_project_on_a_full_disk(disk: Disk) -> None:
-    invoke(disk.folder, "--list")  # writes tasks.py
     disk.fill()
     ran = assert_refused(invoke(disk.folder, "nimbus.init"), "No space left on device")
     assert "Free some space" in ran.stderr
@@ -45,7 +44,6 @@ def test_an_upload_on_a_full_disk(disk: Disk) -> None:
     project = new_project(disk.folder, project_id="proj_0123456789ab")
     save_project(project)
     write_maps(project.folder / "maps", 5)
-    invoke(disk.folder, "--list")
     disk.fill()
     assert_refused(invoke(disk.folder, "nimbus.upload"), *NO_SPACE)
     disk.free()
@@ -56,7 +54,6 @@ def test_an_upload_on_a_full_disk(disk: Disk) -> None:
 
 def test_every_command_on_a_full_disk_and_after_it(disk: Disk) -> None:
     project = half_failed(disk.folder)
-    invoke(disk.folder, "--list")
     before = counts(project)
     assert before == {"done": 1, "failed": 1, "queued": 2}
     disk.fill()
@@ -136,22 +133,13 @@ def test_a_quota_is_named_by_the_doctor(project: Project) -> None:
 # --- Cloudflare's journal ---
 
 
-def on_cloudflare(root: Path, server: KVServer) -> Project:
-    project = new_project(root, project_id="proj_0123456789ab")
-    cloudflare = {"namespace_id": server.namespace, "api_base": server.prefix}
-    made = Project(**{**vars(project), "store": "cloudflare", "cloudflare": cloudflare})
-    save_project(made)
-    write_maps(made.folder / "maps", 3)
-    return made
-
-
 def writes(server: KVServer) -> list[str]:
     return [path for method, path in server.requests if method == "PUT"]
 
 
 def test_where_the_journal_cannot_be_written_nothing_is_sent(tmp_path: Path) -> None:
     with KVServer() as server:
-        project = on_cloudflare(tmp_path, server)
+        project = project_on_kv(tmp_path, server.namespace, server.prefix, maps=3)
         ran = invoke_limited(tmp_path, "nimbus.upload", file_bytes=600)
         assert_refused(ran, "recent-", "space")
         assert writes(server) == []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nimbus_tasks.core.project import Project, new_project, save_project
-from tests.factories import invoke, write_maps
+from nimbus_tasks.core.project import Project
+from tests.factories import invoke, project_on_kv, write_maps, write_tasks
 from tests.faults.places import (
     CHANGING,
     Disk,
@@ -29,7 +29,6 @@ READING = ["batch.status", "batch.report", "batch.monitor --once"]
 
 def test_every_command_on_a_read_only_disk_and_after_it(disk: Disk) -> None:
     project = half_failed(disk.folder)
-    invoke(disk.folder, "--list")
     before = counts(project)
     disk.make_read_only(True)
     for command in (*CHANGING, *READING, "upload --changed", "init --force"):
@@ -48,7 +47,6 @@ def test_every_command_on_a_read_only_disk_and_after_it(disk: Disk) -> None:
 
 
 def test_a_new_project_on_a_read_only_disk(disk: Disk) -> None:
-    invoke(disk.folder, "--list")
     write_maps(disk.folder / "maps", 2)
     disk.make_read_only(True)
     for command in ("init", "upload --folder=maps"):
@@ -80,7 +78,6 @@ def files(project: Project) -> dict[Path, bytes]:
 @pytest.mark.parametrize("command", [*CHANGING, "batch.report", "upload --changed", "init --force"])
 def test_a_folder_without_permissions(tmp_path: Path, command: str) -> None:
     project = half_failed(tmp_path)
-    invoke(tmp_path, "--list")
     before = files(project)
     assert_refused(without_rights(tmp_path, command), "Permission denied", CURE)
     assert files(project) == before
@@ -89,7 +86,6 @@ def test_a_folder_without_permissions(tmp_path: Path, command: str) -> None:
 
 def test_a_missing_permission_is_named_by_the_doctor(tmp_path: Path) -> None:
     half_failed(tmp_path)
-    invoke(tmp_path, "--list")
     ran = without_rights(tmp_path, "doctor")
     assert ran.stdout.count("Permission denied") == 2
     assert ran.stdout.count(f"→ {CURE}") == 2
@@ -98,11 +94,8 @@ def test_a_missing_permission_is_named_by_the_doctor(tmp_path: Path) -> None:
 
 def test_a_journal_without_permissions_sends_nothing(tmp_path: Path) -> None:
     with KVServer() as server:
-        project = new_project(tmp_path, project_id="proj_0123456789ab")
-        cloudflare = {"namespace_id": server.namespace, "api_base": server.prefix}
-        save_project(Project(**{**vars(project), "store": "cloudflare", "cloudflare": cloudflare}))
-        write_maps(project.folder / "maps", 2)
-        invoke(tmp_path, "--list")
+        project_on_kv(tmp_path, server.namespace, server.prefix, maps=2)
+        write_tasks(tmp_path)
         assert_refused(without_rights(tmp_path, "upload"), "Permission denied", "recent-", CURE)
         assert server.data == {}
         assert invoke(tmp_path, "nimbus.upload").returncode == 0

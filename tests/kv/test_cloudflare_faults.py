@@ -8,7 +8,6 @@ import ssl
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from email.utils import formatdate
 
 import pytest
@@ -20,22 +19,11 @@ from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
 from nimbus_tasks.kv.cloudflare.transport import Transport
 from nimbus_tasks.kv.store import Entry
 from tests.kv.kv_server import Answer, Call, KVServer, faults_in_turn, seeded_faults
-from tests.kv.test_cloudflare_client import KEYS, TOKEN, Client, entries
+from tests.kv.test_cloudflare_client import KEYS, TOKEN, Client, client, entries, server
+
+__all__ = ["client", "server"]
 
 HTML = Answer(200, f"<html>\x1b[31mSign in, {TOKEN}</html>".encode(), "text/html; charset=utf-8")
-
-
-@pytest.fixture
-def server() -> Iterator[KVServer]:
-    with KVServer(token=TOKEN) as made:
-        yield made
-        assert made.errors == []
-
-
-@pytest.fixture
-def client(server: KVServer) -> Iterator[Client]:
-    with Client(server) as made:
-        yield made
 
 
 def error_of(client: Client) -> StoreError:

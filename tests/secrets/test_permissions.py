@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nimbus_tasks.core.project import Project, new_project, save_project
-from tests.factories import environment_for, invoke_command, write_maps
+from nimbus_tasks.core.project import Project
+from tests.factories import environment_for, invoke_command, project_on_kv, write_maps
 from tests.kv.kv_server import KVServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX's permissions")
@@ -65,10 +65,7 @@ def test_the_store_is_for_its_owner_alone(tmp_path: Path, umask: int) -> None:
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_the_journal_is_for_its_owner_alone(tmp_path: Path, umask: int) -> None:
     with KVServer() as server:
-        made = new_project(tmp_path, project_id="proj_0123456789ab")
-        cloudflare = {"namespace_id": server.namespace, "api_base": server.prefix}
-        save_project(Project(**{**vars(made), "store": "cloudflare", "cloudflare": cloudflare}))
-        write_maps(tmp_path / ".nimbus" / "maps", 2)
+        project_on_kv(tmp_path, server.namespace, server.prefix, maps=2)
         run(tmp_path, umask, "nimbus.upload")
     assert set(modes(tmp_path / ".nimbus", "recent-*").values()) == {PRIVATE}
 

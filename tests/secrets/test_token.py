@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
-from nimbus_tasks.core.project import Project, new_project, save_project
+from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.cloudflare.secret import without_secret
-from tests.factories import REPOSITORY, environment_for, invoke, invoke_command, write_maps
+from tests.factories import REPOSITORY, environment_for, invoke, invoke_command, project_on_kv
 from tests.kv.kv_server import Answer, Call, KVServer
 
 TOKEN = "cnry+Q7/x=Zk3vW9&pLm2RtY8sBd6HfJ4nGc1"
@@ -73,20 +73,11 @@ def root(tmp_path: Path, server: KVServer) -> Path:
     """A project on that server, in whose processes everything is logged."""
     root = tmp_path / "project"
     root.mkdir()
-    on_server(root, server.namespace, server.prefix)
+    project_on_kv(root, server.namespace, server.prefix, maps=2)
     (tmp_path / "tmp").mkdir()
     (tmp_path / "noisy").mkdir()
     (tmp_path / "noisy" / "sitecustomize.py").write_text(NOISY)
     return root
-
-
-def on_server(root: Path, namespace: str, api_base: str) -> Project:
-    made = new_project(root, project_id="proj_0123456789ab")
-    cloudflare = {"namespace_id": namespace, "api_base": api_base}
-    project = Project(**{**vars(made), "store": "cloudflare", "cloudflare": cloudflare})
-    save_project(project)
-    write_maps(project.folder / "maps", 2)
-    return project
 
 
 def run(root: Path, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
@@ -195,7 +186,7 @@ def test_where_a_redirect_leads_the_token_does_not_follow(root: Path, server: KV
 
 def test_where_no_secure_connection_is_made(root: Path, server: KVServer) -> None:
     """A server that speaks no TLS gets nothing but the beginning of a handshake."""
-    on_server(root, server.namespace, server.prefix.replace("http:", "https:"))
+    project_on_kv(root, server.namespace, server.prefix.replace("http:", "https:"))
     ran = run(root, "nimbus.batch.status")
     assert ran.returncode == 5
     assert "no secure connection" in ran.stderr

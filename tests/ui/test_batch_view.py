@@ -440,16 +440,35 @@ def a_row(count: int) -> tuple[str, str, str, int, dict[str, int | None]]:
 
 @pytest.mark.parametrize(
     ("columns", "count"),
+    [(40, 100_000), (60, 10), (60, 100_000), (80, 10), (80, 100_000), (100, 100_000)],
+)
+def test_a_table_of_batches_fits_and_has_their_ids_whole(columns: int, count: int) -> None:
+    lines = batch_table([a_row(count)], PLAIN, columns, NOW)
+
+    assert max(map(width, lines)) <= columns
+    assert lines[1].split()[1] == BATCH
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
     [
-        (60, 10),
-        (60, 100_000),
-        (80, 10),
-        (100, 100_000),
-        pytest.param(80, 100_000),
+        (104, "batch status done failed pending cancelled pages created"),
+        (100, "batch status done failed pending cancelled created"),
+        (80, "batch status done failed pending cancelled"),
+        (73, "batch status done failed pending cancelled"),
+        (72, "batch status done failed pending"),
+        (40, "batch status"),
+        (30, "batch status"),
     ],
 )
-def test_a_table_of_batches_fits_whatever_is_in_it(columns: int, count: int) -> None:
-    assert max(map(width, batch_table([a_row(count)], PLAIN, columns, NOW))) <= columns
+def test_a_narrow_table_of_batches_gives_up_what_matters_least(columns: int, titles: str) -> None:
+    id_, status, created, pages, summary = a_row(7)
+    row = (id_, status, created, pages, {**summary, "cancelled": 7})
+    header, line = batch_table([row], PLAIN, columns, NOW)
+
+    assert header.split() == titles.split()
+    assert (f" {BATCH}  " in line) == (columns >= 40)
+    assert ("partially completed" in line) == (columns >= 80)
 
 
 def test_a_table_of_batches_names_its_columns_and_counts() -> None:

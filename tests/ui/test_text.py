@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimbus_tasks.ui.text import clean, clip, pad, width
+from nimbus_tasks.ui.text import clean, clip, pad, shown, width
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=60)
 
@@ -69,9 +69,9 @@ def test_width_is_counted_in_columns(text: str, columns: int) -> None:
 
 @given(ANY.map(clean), st.integers(0, 40), st.booleans())
 def test_what_is_clipped_fits(text: str, columns: int, keep_end: bool) -> None:
-    shown = clip(text, columns, keep_end=keep_end)
-    assert width(shown) <= columns
-    assert shown == text or "…" in shown or columns == 0
+    clipped = clip(text, columns, keep_end=keep_end)
+    assert width(clipped) <= columns
+    assert clipped == text or "…" in clipped or columns == 0
 
 
 def test_the_end_of_a_path_is_kept_where_that_says_more() -> None:
@@ -83,3 +83,17 @@ def test_the_end_of_a_path_is_kept_where_that_says_more() -> None:
 def test_padding_fills_and_never_cuts(text: str, columns: int) -> None:
     assert width(pad(text, columns)) == max(width(text), columns)
     assert pad(text, columns, right=True).endswith(text)
+
+
+@pytest.mark.parametrize("keep_end", [False, True])
+@pytest.mark.parametrize("text", ["x" * 10**6, "\u200b" * 10**6 + "x", "\x1b[" * 10**6, "長" * 99])
+def test_a_text_is_shown_as_far_as_there_is_room(text: str, keep_end: bool) -> None:
+    found = shown(text, 50, keep_end=keep_end)
+    assert len(found) <= 50
+    assert found.strip("…").isprintable()
+    assert "…" in found
+
+
+def test_a_text_that_fits_is_shown_whole_and_none_is_nothing() -> None:
+    assert [shown(text, 3) for text in (None, "", 0, " abc\n")] == ["", "", "0", "abc"]
+    assert [shown("abcd", 3, keep_end=end) for end in (False, True)] == ["ab…", "…cd"]

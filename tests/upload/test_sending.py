@@ -15,7 +15,6 @@ from nimbus_tasks.batch.cancel import cancel_batch
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.errors import (
-    BatchCancelledError,
     InterruptedByUserError,
     NotFoundError,
     UsageError,
@@ -27,7 +26,7 @@ from nimbus_tasks.upload import sending
 from nimbus_tasks.upload.folder import check_folder
 from nimbus_tasks.upload.plan import plan_upload
 from nimbus_tasks.worker import lookout
-from tests.factories import a_map, failing, upload, work, write_map, write_maps
+from tests.factories import a_map, failing, upload, upload_cut_off, work, write_map, write_maps
 
 
 def everything(store: KeyValues) -> dict[str, Any]:
@@ -219,12 +218,9 @@ def test_ctrl_c_says_how_to_go_on(
 
 
 def test_pages_listed_and_no_longer_in_the_folder_leave_the_batch(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_put_pages", lambda *a: (_ for _ in ()).throw(CutOffError()))
-        with pytest.raises(CutOffError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps)
     (maps / "page-009.json").unlink()
     again = upload(project, store, maps, batch="latest")
     assert (again.page_count, again.dropped) == (9, 1)
@@ -246,25 +242,6 @@ def test_files_that_change_while_they_are_sent_are_checked_again(
     page = value(store, f"page:{project.project_id}:{checked.maps[1].page_id}")
     assert page["extraction"]["head"]["title"] == "New"
     assert counts(project, store) == {"queued": 7}
-
-
-def test_a_cancel_stops_the_upload_that_is_under_way(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sending, "CHUNK_PAGES", 4)
-
-    class CancelsAfterTheFirstChunk:
-        def begin(self, what: str, total: int | None) -> None:
-            pass
-
-        def advance(self, steps: int = 1) -> None:
-            cancel_batch(project, store, "latest")
-
-    with pytest.raises(BatchCancelledError):
-        upload(project, store, maps, progress=CancelsAfterTheFirstChunk())
-    assert counts(project, store) == {"cancelled": 4}
-    assert view_batch(project, store).status == "cancelled"
-    assert queued_pages(project, store) == []
 
 
 def without_times(project: Project, store: Store) -> str:
@@ -312,25 +289,11 @@ def test_a_dry_run_of_a_batch_that_goes_on_writes_nothing(
     assert everything(store) == before
 
 
-class CutsOff:
-    """Progress that ends the upload after its first chunk, as a kill would."""
-
-    def begin(self, what: str, total: int | None) -> None:
-        pass
-
-    def advance(self, steps: int = 1) -> None:
-        raise CutOffError
-
-
 @pytest.fixture
 def cut_off(project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A batch of which four pages of ten are sent."""
-    monkeypatch.setattr(sending, "CHUNK_PAGES", 4)
     monkeypatch.setattr(lookout, "UPLOAD_SILENT_SECONDS", 0)  # the worker does not wait for it
-    with pytest.raises(CutOffError):
-        upload(project, store, maps, progress=CutsOff())
-    [head] = batches.heads(store, project.project_id)
-    return head.batch_id
+    return upload_cut_off(project, store, maps, after=1)
 
 
 def ids(project: Project, store: Store) -> list[str]:
@@ -351,12 +314,9 @@ def test_an_upload_that_was_killed_goes_on_when_it_is_run_again_as_it_was_typed(
 
 
 def test_an_upload_that_was_killed_before_its_last_write_is_ended_by_the_next_one(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_close_batch", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps, before="_close_batch")
     outcome = upload(project, store, maps, changed=True)
     assert (outcome.uploaded, outcome.status) == (0, "queued")
 
@@ -404,14 +364,17 @@ def test_a_page_that_another_process_has_sent_meanwhile_is_left_alone(
 ) -> None:
     """Two who run a killed upload again at the same moment: no page is queued twice."""
 
-    class Meanwhile(CutsOff):
+    class Meanwhile:
+        has_run = False
+
+        def begin(self, what: str, total: int | None) -> None:
+            pass
+
         def advance(self, steps: int = 1) -> None:
             if not self.has_run:
                 self.has_run = True
                 upload(project, store, maps)
                 work(project, store)
-
-        has_run = False
 
     upload(project, store, maps, progress=Meanwhile())
     assert counts(project, store) == {"done": 10}
@@ -474,15 +437,12 @@ def test_two_who_go_on_with_one_upload_send_no_page_twice(
 
 
 def test_a_damaged_record_of_another_batch_does_not_keep_an_upload_from_its_end(
-    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, store: Store, maps: Path
 ) -> None:
     others = project.folder / "others"
     write_map(others, "a.json", a_map("dist/other.html"))
     damaged = upload(project, store, others).batch_id
-    with monkeypatch.context() as patched:
-        patched.setattr(sending, "_close_batch", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            upload(project, store, maps)
+    upload_cut_off(project, store, maps, before="_close_batch")
     store.put(f"batch:{project.project_id}:{damaged}", "{damaged")
     outcome = upload(project, store, maps)
     assert (outcome.resumed, outcome.status, outcome.page_count) == (True, "queued", 10)

@@ -59,7 +59,7 @@ def monitor(
     Example: invoke nimbus.batch.monitor --batch=latest --interval=2
     """
     console = Console(json_only=json)
-    every = check_seconds(setting(c, "monitor", "interval", interval), "--interval")
+    every = setting(c, "monitor", "interval", interval)
     most = check_seconds(timeout, "--timeout")
     project = load_project(project_root(c))
     last: BatchView | None = None

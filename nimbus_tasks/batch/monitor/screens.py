@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 from nimbus_tasks.batch.monitor.watch import Sight
@@ -120,7 +121,7 @@ class _Dashboard(Screen):
             self._draw([], [*stays, *lines])
             return
         # What was seen long ago must not seem to go on.
-        now = sight.seen if sight.is_stale and sight.seen else utc_now()
+        now = utc_now() - timedelta(seconds=sight.age if sight.is_stale else 0.0)
         footer = self._footer(sight, columns)
         self._draw(live_lines(view, style, columns, height, now, footer), stays)
 

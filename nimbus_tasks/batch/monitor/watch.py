@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -99,24 +98,25 @@ def _timed_out(batch_id: str, timeout: float | None, known: BatchView | None) ->
 class Sight:
     """What is known of a batch at a moment: ``view`` (``None`` before the first look) as it was
     ``seen``; ``trouble`` is why the store does not answer, ``told`` what it says while it waits,
-    ``asked`` when the look began that is under way."""
+    ``asked`` when the look began that is under way. Both moments are of ``time.monotonic``: the
+    machine's clock may be set meanwhile."""
 
     view: BatchView | None = None
-    seen: datetime | None = None
+    seen: float | None = None
     trouble: str = ""
     told: str = ""
-    asked: datetime | None = None
+    asked: float | None = None
 
     @property
     def is_stale(self) -> bool:
         """Whether the store should have answered by now."""
-        waits = 0.0 if self.asked is None else (utc_now() - self.asked).total_seconds()
+        waits = 0.0 if self.asked is None else time.monotonic() - self.asked
         return bool(self.trouble) or waits > _PATIENCE_SECONDS
 
     @property
     def age(self) -> float:
         """Seconds since the look."""
-        return 0.0 if self.seen is None else (utc_now() - self.seen).total_seconds()
+        return 0.0 if self.seen is None else time.monotonic() - self.seen
 
 
 class _StoppedError(Exception):
@@ -148,7 +148,7 @@ def follow(
         pause(stop, seconds)
         if stop.is_set():
             raise _StoppedError
-        events.put({"asked": utc_now()})
+        events.put({"asked": time.monotonic()})
 
     def watch() -> None:
         try:
@@ -164,7 +164,7 @@ def follow(
                     tell=lambda words: events.put({"told": words}),
                     lost=lambda error: events.put({"trouble": error.message, "asked": None}),
                 ):
-                    seen = {"view": view, "seen": utc_now(), "trouble": "", "told": ""}
+                    seen = {"view": view, "seen": time.monotonic(), "trouble": "", "told": ""}
                     events.put({**seen, "asked": None})
         except BaseException as error:  # noqa: BLE001 - it is raised where the screen is
             events.put(_End(error))
@@ -173,7 +173,7 @@ def follow(
 
     watcher = threading.Thread(target=watch, name="nimbus-watch", daemon=True)
     deadline = None if timeout is None else time.monotonic() + timeout + _GRACE_SECONDS
-    sight = Sight(asked=utc_now())
+    sight = Sight(asked=time.monotonic())
     with _woken_by_resize(lambda: events.put({})):
         watcher.start()
         try:

@@ -8,6 +8,7 @@ pages needs little memory and a reader never meets half a report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -29,7 +30,7 @@ from nimbus_tasks.command import (
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import to_iso, utc_now
-from nimbus_tasks.core.errors import cannot_write
+from nimbus_tasks.core.errors import UsageError, cannot_write
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project, atomic_files, load_project
 from nimbus_tasks.kv.store import Store
@@ -143,16 +144,10 @@ def report(
     wanted = [*(setting(c, "report", "format", format) or ["json"])]
     wanted += ["json"] if json else []
     wanted += ["html"] if open else []
-    options = {
-        name: value
-        for name in _OPTIONS_SHOWN
-        if (value := setting(c, "worker", name, None)) is not None
-    }
+    formats = list(dict.fromkeys(wanted))
     project = load_project(project_root(c))
     with project.open_store(tell=console.note) as store:
-        written = write_report(
-            project, store, batch, formats=list(dict.fromkeys(wanted)), options=options
-        )
+        written = write_report(project, store, batch, formats=formats, options=_worker_options(c))
     if json:
         with written.paths["json"].open(encoding="utf-8") as file:
             console.json_text(file)
@@ -163,6 +158,15 @@ def report(
     if exit_status:
         exit_with_outcome(written.view.status)
     return written
+
+
+def _worker_options(c: Context) -> dict[str, Any]:
+    """What is set of the worker; what a worker would refuse is none of what it ran with."""
+    found = {}
+    for name in _OPTIONS_SHOWN:
+        with suppress(UsageError):
+            found[name] = setting(c, "worker", name, None)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _lines(written: Report, console: Console) -> list[str]:
@@ -179,9 +183,9 @@ def _lines(written: Report, console: Console) -> list[str]:
 
 
 def _open(path: Path, console: Console) -> None:
-    import webbrowser
+    from nimbus_tasks.ui.browser import open_in_browser
 
     with stdout_to_stderr():  # a browser may have something to say
-        is_open = webbrowser.open(path.resolve().as_uri())
+        is_open = open_in_browser(path.resolve().as_uri())
     if not is_open:
         console.note(f"There is no browser to open it with: {path_here(path)}")

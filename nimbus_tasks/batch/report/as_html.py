@@ -2,7 +2,7 @@
 
 What it says is gathered here, how it looks is in ``templates/``. A content security policy in the
 file allows that one style and that one script, by their hashes. All text from outside is cleaned
-and cut (:func:`~nimbus_tasks.batch.report.packed.shown`) and escaped by the template engine.
+and cut (:func:`~nimbus_tasks.ui.text.shown`) and escaped by the template engine.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import hashlib
 import platform
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any, TextIO
 
 from nimbus_tasks.batch.metrics import usage_figures
 from nimbus_tasks.batch.report import charts
 from nimbus_tasks.batch.report.digest import FAILED_KEPT, FIRST_KEPT, Digest
-from nimbus_tasks.batch.report.packed import CODE_SHOWN, ERROR_SHOWN, page_name, shown
+from nimbus_tasks.batch.report.packed import CODE_SHOWN, ERROR_SHOWN, page_name
 from nimbus_tasks.batch.report.rows import Row
 from nimbus_tasks.core.advice import next_steps_of
 from nimbus_tasks.core.batches import BatchView
@@ -27,6 +27,8 @@ from nimbus_tasks.core.lifecycle import PAGE_STATES
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.ui.figures import duration, milliseconds
+from nimbus_tasks.ui.text import shown
+from nimbus_tasks.versions import version_of
 
 _GROUPS_SHOWN = 20
 _EXAMPLES_SHOWN = 5
@@ -132,7 +134,7 @@ def _content(
         "states": PAGE_STATES,
         "packed": digest.packed.base64(),
         "setup": _setup(project, options),
-        "version": _version(),
+        "version": version_of(),
     }
 
 
@@ -254,15 +256,8 @@ def _setup(project: Project, options: Mapping[str, Any]) -> list[tuple[str, str]
         ("project", f"{shown(project.name, 80)} ({project.project_id})"),
         ("store", stores.get(project.store, project.store)),
         ("queue", queue),
-        ("nimbus-tasks", _version()),
+        ("nimbus-tasks", version_of()),
         ("Python", f"{platform.python_version()} on {platform.system()}"),
     ]
     facts += [(f"nimbus.worker.{name}", shown(str(value), 80)) for name, value in options.items()]
     return facts
-
-
-def _version() -> str:
-    try:
-        return metadata.version("nimbus-tasks")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

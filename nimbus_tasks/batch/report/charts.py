@@ -79,24 +79,14 @@ def durations(values_ms: Iterable[float]) -> Chart:
     ]
     if longest >= count * step:
         spans[-1] = f"{milliseconds((count - 1) * step)} or more"
-    return Chart(
-        title="Time a page",
-        summary=(
-            f"Half took up to {milliseconds(half)}, 95 of 100 up to {milliseconds(most)},"
-            f" the longest {milliseconds(longest)}."
-        ),
-        svg=_bars(
-            [("done", counts)],
-            [f"{span}: {pages(c)}" for span, c in zip(spans, counts, strict=True)],
-        ),
-        top=pages(max(counts)),
-        ticks=(
-            "0",
-            milliseconds(count * step / 2),
-            milliseconds(count * step) + (" and more" if longest >= count * step else ""),
-        ),
-        columns=("time", "pages"),
-        table=[(span, f"{c:,}") for span, c in zip(spans, counts, strict=True) if c],
+    more = " and more" if longest >= count * step else ""
+    return _histogram(
+        "Time a page",
+        f"Half took up to {milliseconds(half)}, 95 of 100 up to {milliseconds(most)},"
+        f" the longest {milliseconds(longest)}.",
+        bars=("done", counts),
+        spans=("time", spans),
+        ticks=("0", milliseconds(count * step / 2), milliseconds(count * step) + more),
     )
 
 
@@ -107,20 +97,34 @@ def confidences(values: Sequence[float]) -> Chart:
     counts = _counts([value + 1e-9 for value in values], 0, step, count)
     spans = [f"{number * step:.2f} to {(number + 1) * step:.2f}" for number in range(count)]
     ordered = sorted(values)
-    return Chart(
-        title="Confidence",
-        summary=(
-            f"{sum(values) / len(values):.2f} on average;"
-            f" from {ordered[0]:.2f} to {ordered[-1]:.2f}."
-        ),
-        svg=_bars(
-            [("queued", counts)],
-            [f"{span}: {pages(c)}" for span, c in zip(spans, counts, strict=True)],
-        ),
-        top=pages(max(counts)),
+    return _histogram(
+        "Confidence",
+        f"{sum(values) / len(values):.2f} on average; from {ordered[0]:.2f} to {ordered[-1]:.2f}.",
+        bars=("queued", counts),
+        spans=("confidence", spans),
         ticks=("0", "0.5", "1"),
-        columns=("confidence", "pages"),
-        table=[(span, f"{c:,}") for span, c in zip(spans, counts, strict=True) if c],
+    )
+
+
+def _histogram(
+    title: str,
+    summary: str,
+    *,
+    bars: tuple[str, list[int]],
+    spans: tuple[str, list[str]],
+    ticks: tuple[str, ...],
+) -> Chart:
+    """How many pages are in which span: ``bars`` in the colour of a state, ``spans`` of what."""
+    (_, counts), (what, names) = bars, spans
+    figures = list(zip(names, counts, strict=True))
+    return Chart(
+        title=title,
+        summary=summary,
+        svg=_bars([bars], [f"{name}: {pages(count)}" for name, count in figures]),
+        top=pages(max(counts)),
+        ticks=ticks,
+        columns=(what, "pages"),
+        table=[(name, f"{count:,}") for name, count in figures if count],
     )
 
 

@@ -14,23 +14,11 @@ from typing import Any
 
 from nimbus_tasks.batch.report.rows import Row
 from nimbus_tasks.core.clock import parse_iso
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import shown
 
 _ROWS_A_CHUNK = 5_000
 #: More of a text than anybody reads in a table; the JSON has all of it.
 PATH_SHOWN, ERROR_SHOWN, CODE_SHOWN = 300, 300, 60
-
-
-def shown(text: str | None, most: int, *, keep_end: bool = False) -> str:
-    """A text from outside on one line of at most ``most`` characters, without anything invisible in
-    it; cut at its beginning if ``keep_end``."""
-    if not text:
-        return ""
-    part = text[-2 * most :] if keep_end else text[: 2 * most]
-    plain = clean(part)
-    if len(plain) <= most and len(part) == len(text):
-        return plain
-    return "…" + plain[1 - most :] if keep_end else plain[: most - 1] + "…"
 
 
 def page_name(row: Row) -> str:

@@ -16,6 +16,8 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from nimbus_tasks.versions import version_of
+
 
 def read_address(prefix: str) -> Address | None:
     """Where an API lies; ``None`` for what is no address of one."""
@@ -43,7 +45,7 @@ def quiet_session(address: Address, token: str | None, connections: int) -> requ
     # Proxies of the environment are used, but not in plain HTTP: they would read the token.
     session.trust_env = address.is_encrypted
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = f"nimbus-tasks/{_version()}"
+    session.headers["User-Agent"] = f"nimbus-tasks/{version_of()}"
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(pool_maxsize=connections, max_retries=0))
     return session
@@ -147,12 +149,3 @@ class _Adapter(HTTPAdapter):
 def _quieten(manager: Any) -> Any:
     manager.pool_classes_by_scheme = {"http": _QuietHTTPPool, "https": _QuietHTTPSPool}
     return manager
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nimbus-tasks")
-    except PackageNotFoundError:
-        return "0"

@@ -25,10 +25,10 @@ from benchmarks.row import HEADING, Row
 
 #: Of the rows about the worker, and about requests, however large the batch is.
 WORKER_PAGES, WORKER_BYTES = 10_000, 8_000
-WAITING_PAGES, WAITING_THREADS, WAITING_SECONDS = 4000, 16, 0.02
+WAITING_PAGES, WAITING_THREADS, WAITING_SECONDS = WORKER_PAGES, 16, 0.02
 SMALL = 10
 #: What is the same at every size is measured once more often.
-_STARTS = 15
+_STARTS = 25
 
 _EMPTY_TASKS = '''"""A project without nimbus."""
 

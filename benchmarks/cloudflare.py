@@ -23,16 +23,22 @@ _FLOOR = f"as many round trips at {LATENCY * 1000:g} ms by requests"
 
 
 class Rounds(NamedTuple):
-    """Requests that must follow one another, and seconds that must lie between writes of a key."""
+    """Requests that must follow one another, and seconds that must lie between writes of a key;
+    which of the requests are listings of a thousand keys, by how those begin."""
 
     requests: int
     pauses: float = 0.0
+    listings: tuple[str, ...] = ()
 
 
 #: Upload: one listing of batches and one of statuses; the batch record, contents, statuses, queue
 #: items, the batch record again (a second after the first time: a key takes one write a second).
 #: Status: the batches and the statuses. Report: these, and the logs.
-RULES = {"upload": Rounds(7, 1.0), "status": Rounds(2), "report": Rounds(3)}
+RULES = {
+    "upload": Rounds(7, 1.0),
+    "status": Rounds(2, 0.0, ("batch:", "status:")),
+    "report": Rounds(3, 0.0, ("batch:", "status:", "logs:")),
+}
 
 
 def rows(project: Path, repeats: int) -> Iterator[Row]:
@@ -56,7 +62,8 @@ def rows(project: Path, repeats: int) -> Iterator[Row]:
                 before = count()
                 costs[name].append(invoke(project, *arguments))
                 requests[name] = count() - before
-                least = floor("round_trips", prefix, *RULES[name])
+                count_of, pause, listings = RULES[name]
+                least = floor("round_trips", prefix, namespace, count_of, pause, *listings)
                 floors[name].append(least.seconds - bare)
                 for memory in (project / ".nimbus").glob("recent-*"):
                     memory.unlink()  # the next one asks for everything

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import sys
 import threading
@@ -101,12 +102,20 @@ def pool(database: str, pages: str, threads: str, wait: str) -> None:
         print(time.perf_counter() - begun)
 
 
-def round_trips(prefix: str, count: str, pause: str) -> None:
-    """Requests that follow one another, and the pause that must lie between two of them."""
+def round_trips(prefix: str, namespace: str, count: str, pause: str, *listings: str) -> None:
+    """Requests that follow one another, and the pause that must lie between two of them;
+    ``listings`` of the keys that begin so, whose answers are parsed, are among them."""
     import requests
 
     with requests.Session() as session:
-        for _ in range(int(count)):
+        session.headers["Authorization"] = f"Bearer {os.environ.get('CLOUDFLARE_API_TOKEN', '')}"
+        for begin in listings:
+            asked = {"prefix": begin, "limit": "1000"}
+            keys = f"{prefix}/storage/kv/namespaces/{namespace}/keys"
+            answer = session.get(keys, params=asked, timeout=60)
+            answer.raise_for_status()
+            answer.json()
+        for _ in range(int(count) - len(listings)):
             session.get(f"{prefix}/storage/kv/namespaces", timeout=60).content  # noqa: B018
     time.sleep(float(pause))
 

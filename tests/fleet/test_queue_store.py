@@ -219,3 +219,23 @@ def test_between_two_pulls_nothing_changes_of_what_may_be_hidden(
         assert not store.may_hide(1)
         store.put_many(queued("page_1"))
         assert store.may_hide(1)
+
+
+def test_a_claim_that_was_not_written_leaves_its_message_in_hand(
+    store: Store, server: QueueServer
+) -> None:
+    """It need not be waited for until its lease at the queue ends."""
+    status, item = queued("page_1")
+    store.put_many([status, item])
+    assert first(store, 1) == [item.key]
+
+    def cut_off() -> None:
+        with store.transaction() as tx:
+            tx.delete_many([item.key])
+            tx.put_many([state("page_1", "processing")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        cut_off()
+    assert first(store, 1) == [item.key]
+    assert server.operations == {"write": 1, "read": 1}

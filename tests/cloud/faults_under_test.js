@@ -33,7 +33,7 @@ const job = (claim = "c1") => ({
 function world(values, vars = {}) {
   const [data, sent, puts] = [new Map(Object.entries(values)), [], []];
   const text = (name) => (data.has(name) ? JSON.stringify(data.get(name)) : null);
-  const told = (name) => (name.startsWith("status:") ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
+  const told = (name) => (/^(status|superseded):/.test(name) ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
   const KV = {
     list: async ({ prefix }) => ({
       keys: [...data.keys()].filter((n) => n.startsWith(prefix)).sort().map((name) => ({ name, metadata: told(name) })),
@@ -143,6 +143,33 @@ const CASES = {
     tally.add("page_1", { status: "done", updated: long });
     const said = await saveSnapshot(open(here.env), head, tally);
     return [said, here.data.get("batch:p:b").intent, here.puts];
+  },
+  /** What a later batch took over stays in this one, as it was then. */
+  async taken_over() {
+    const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };
+    const here = world({
+      "status:p:page_1": { ...ended, batch_id: "b" },
+      "status:p:page_2": { ...ended, batch_id: "b2" },
+      "superseded:p:b:page_2": { status: "failed", batch_id: "b", updated: long, superseded_by: "b2" },
+      "batch:p:b": { ...batch("run"), page_count: 2, pages: { page_1: {}, page_2: {} } },
+    });
+    await tick(here.env);
+    const { status, pages } = here.data.get("batch:p:b");
+    return [status, pages.page_2.status];
+  },
+  /** What is left of an invocation's operations is for outcomes, not for steps. */
+  async few_operations() {
+    const writes = {};
+    for (const operations of ["50", "1000"]) {
+      const here = world(inHand(), { OPERATIONS: operations, WRITE_SECONDS: "0.01" });
+      await deliver(here.env, async (_, __, progress) => {
+        progress("ask", 10);
+        await new Promise((done) => setTimeout(done, 200));
+        return {};
+      }, 1, { ...job(), claimed: iso() });
+      writes[operations] = here.puts.filter((name) => name.startsWith("status:")).length;
+    }
+    return writes;
   },
   async refused_for_good() {
     let tries = 0;

@@ -25,6 +25,8 @@ EXPECTED: dict[str, Any] = {
     "early_item": True,
     "item_not_seen_yet": {"60": 0, "0": 1},
     "cancelled_meanwhile": ["later", "cancel", []],
+    "taken_over": ["partially_completed", "failed"],
+    "few_operations": {"50": 1, "1000": 2},
     "refused_for_good": [1, True],
     "throttled": 2,
     "long_log": [8, True],

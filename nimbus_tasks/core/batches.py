@@ -14,7 +14,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
-from nimbus_tasks.core.clock import to_iso
+from nimbus_tasks.core.clock import iso_after, to_iso
 from nimbus_tasks.core.errors import NotFoundError, StoreError, UsageError
 from nimbus_tasks.core.keys import (
     batch_key,
@@ -273,11 +273,7 @@ def with_pages_there(tx: KeyValues, batch: Batch) -> Batch:
 
 def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
     """Rebuild what the batch record says of its pages; returns the status. Within a transaction."""
-    batch = load(tx, project_id, batch_id)
-    if tx.lag_seconds and batch.head.intent == Intent.UPLOAD:
-        # The upload may have ended, and is not seen to have: it would be said to go on for ever.
-        return fold(tx, batch.head).status(batch.head.intent)
-    return save_with_snapshot(tx, batch)
+    return save_with_snapshot(tx, load(tx, project_id, batch_id), was_read=True)
 
 
 def save_begun(
@@ -287,6 +283,8 @@ def save_begun(
     batch records only sees that work has begun. Returns the status; ``None`` where the record does
     not say what the pages were in."""
     batch = load(tx, project_id, batch_id)
+    if tx.lag_seconds and batch.head.intent == Intent.CANCEL:
+        return None  # nobody claims of a cancelled batch: a retry may be missing in it
     counts = dict(batch.head.counts)
     begun = [i for i in page_ids if batch.pages.get(i, {}).get("status") == "queued"]
     if counts.get("queued", 0) < len(begun) or len(begun) < len(page_ids):
@@ -300,13 +298,34 @@ def save_begun(
     return status
 
 
-def save_with_snapshot(tx: KeyValues, batch: Batch) -> str:
-    """Write a batch record with what its pages add up to now; returns the status."""
+def save_with_snapshot(tx: KeyValues, batch: Batch, *, was_read: bool = False) -> str:
+    """Write a batch record with what its pages add up to now; returns the status. One that
+    ``was_read`` and not changed is left as it is where it may be an old one."""
     tally = Tally(len(batch.pages))
     pages = batch.pages_in(_counting(groups_of(tx, batch.head), tally))
     status = tally.status(batch.head.intent)
-    tx.put_many([batch.with_snapshot(tally, status, pages).entry()])
+    if not (was_read and _may_be_old(tx, batch.head.intent, tally)):
+        tx.put_many([batch.with_snapshot(tally, status, pages).entry()])
     return status
+
+
+def _may_be_old(tx: KeyValues, intent: str, tally: Tally) -> bool:
+    """Whether a batch record may be one of before something else was asked: written again, it would
+    undo that, and be believed by all who claim.
+
+    An upload may have ended that is not seen to have. Cancel and retry mark the record first, and
+    then write the pages: those tell of them, where they were written so lately that the record may
+    not be seen yet.
+    """
+    if not tx.lag_seconds:
+        return False
+    fresh = iso_after(-tx.lag_seconds)
+    if intent == Intent.RUN:
+        has_cancelled = tally.states["cancelled"] > tally.superseded
+        return has_cancelled and tally.last_changes["cancelled"] > fresh
+    if intent == Intent.CANCEL:
+        return tally.last_changes.get("queued", "") > fresh
+    return intent == Intent.UPLOAD
 
 
 def _counting(groups: Iterable[PageGroup], tally: Tally) -> Iterator[tuple[str, str]]:

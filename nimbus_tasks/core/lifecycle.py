@@ -133,7 +133,7 @@ class Tally:
     attempts: int = 0
     superseded: int = 0
     first_started: str | None = None
-    last_change: str | None = None
+    last_changes: dict[str, str] = field(default_factory=dict)
 
     def add(self, page: Mapping[str, Any]) -> None:
         """Count one page by its status metadata (see :mod:`nimbus_tasks.core.records`)."""
@@ -151,7 +151,8 @@ class Tally:
         self.seen += count
         self.states[state] += count
         self.attempts += sum(_values(columns, "attempts"))
-        self.last_change = max([self.last_change or "", *_values(columns, "updated")]) or None
+        last = self.last_changes.get(state, "")
+        self.last_changes[state] = max([last, *_values(columns, "updated")])
         started = [*_values(columns, "started")]
         if started:
             self.first_started = min([self.first_started or started[0], *started])
@@ -176,6 +177,11 @@ class Tally:
             costs = _values(columns, "cost") if "tokens_in" in columns else ()
             self.priced += len(costs)
             self.cost += sum(costs)
+
+    @property
+    def last_change(self) -> str | None:
+        """When a page was last written; ``last_changes`` has it by what they are in."""
+        return max(self.last_changes.values(), default="") or None
 
     @property
     def usage(self) -> dict[str, int | float | None] | None:

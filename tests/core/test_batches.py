@@ -582,3 +582,33 @@ def test_where_reads_lag_nobody_writes_that_a_batch_is_being_uploaded(
     store.lag_seconds = lag
     assert batches.save_snapshot(store, PROJECT, BATCH) == "uploading"
     assert (store.get(batch_key(PROJECT, BATCH)) == before) == bool(lag)
+
+
+@pytest.mark.parametrize("lag", [0.0, 60.0])
+@pytest.mark.parametrize("save", ["save_snapshot", "save_begun"])
+@pytest.mark.parametrize(
+    ("intent", "state"), [("run", "cancelled"), ("cancel", "queued"), ("cancel", "cancelled")]
+)
+def test_where_reads_lag_a_record_of_before_a_cancel_or_a_retry_is_not_written_again(
+    store: Store, lag: float, save: str, intent: str, state: str
+) -> None:
+    """The pages tell of what the record does not: it may be an old one."""
+    put_batch(store, BATCH, "page_1", "page_2", intent=intent, status="queued")
+    for page_id, its in (("page_1", state), ("page_2", "processing")):
+        status = PageStatus(its, BATCH, to_iso(datetime.now(timezone.utc)))
+        store.put_many([status.entry(status_key(PROJECT, page_id))])
+    before = store.get(batch_key(PROJECT, BATCH))
+    store.lag_seconds = lag
+    if save == "save_snapshot" or not batches.save_begun(store, PROJECT, BATCH, ["page_2"]):
+        batches.save_snapshot(store, PROJECT, BATCH)
+    is_contrary = (intent, state) != ("cancel", "cancelled")
+    assert (store.get(batch_key(PROJECT, BATCH)) == before) == (bool(lag) and is_contrary)
+
+
+def test_where_reads_lag_pages_that_were_cancelled_long_ago_hold_nothing_up(store: Store) -> None:
+    put_batch(store, BATCH, "page_1", status="processing")
+    status = PageStatus("cancelled", BATCH, to_iso(datetime.now(timezone.utc) - timedelta(hours=1)))
+    store.put_many([status.entry(status_key(PROJECT, "page_1"))])
+    store.lag_seconds = 60.0
+    assert batches.save_snapshot(store, PROJECT, BATCH) == "cancelled"
+    assert batches.load(store, PROJECT, BATCH).head.status == "cancelled"

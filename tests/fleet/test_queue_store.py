@@ -219,3 +219,79 @@ def test_between_two_pulls_nothing_changes_of_what_may_be_hidden(
         assert not store.may_hide(1)
         store.put_many(queued("page_1"))
         assert store.may_hide(1)
+
+
+def test_a_claim_that_was_not_written_leaves_its_message_in_hand(
+    store: Store, server: QueueServer
+) -> None:
+    """It need not be waited for until its lease at the queue ends."""
+    status, item = queued("page_1")
+    store.put_many([status, item])
+    assert first(store, 1) == [item.key]
+
+    def cut_off() -> None:
+        with store.transaction() as tx:
+            tx.delete_many([item.key])
+            tx.put_many([state("page_1", "processing")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        cut_off()
+    assert first(store, 1) == [item.key]
+    assert server.operations == {"write": 1, "read": 1}
+
+
+def claim(store: Store, page_id: str, *items: Entry) -> None:
+    with store.transaction() as tx:
+        tx.delete_many([item.key for item in items])
+        tx.put_many([state(page_id, "processing")])
+
+
+def test_all_messages_of_a_page_are_acknowledged(
+    store: Store, server: QueueServer, path: Path
+) -> None:
+    """One that was published twice, and those of two places."""
+    (status, item), (_, other) = queued("page_1"), queued("page_1", 8)
+    with opened(server, path) as elsewhere:
+        elsewhere.put_many([status, item])
+        elsewhere.put_many([status, item, other])
+    assert len(server.messages) == 3
+    assert first(store, 5) == [other.key, item.key]
+    claim(store, "page_1", item, other)
+    assert len(server.messages) == 3
+    store.put_many([state("page_1", "done")])
+    assert server.messages == []
+
+
+def test_what_others_may_have_by_now_is_in_hand_no_more(server: QueueServer, path: Path) -> None:
+    now = [0.0]
+    queue = QueueClient(Transport(prefix=server.prefix, token=TOKEN), server.queue)
+    inner = SqliteStore(path, create=True)
+    with MessageQueueStore(inner, queue, PROJECT, hold_seconds=30, clock=lambda: now[0]) as store:
+        status, item = queued("page_1")
+        store.put_many([status, item])
+        assert first(store, 1) == [item.key]
+        now[0] = 29.0
+        assert first(store, 1) == [item.key]
+        now[0] = 31.0
+        assert first(store, 1) == []
+
+
+def test_a_queue_that_refuses_is_left_alone_while_pages_are_at_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, item = queued("page_1")
+    store.put_many([status, item])
+    first(store, 1)
+    claim(store, "page_1", item)
+    asked = []
+
+    def refuses(*_: object) -> None:
+        asked.append(1)
+        raise StoreError("no")
+
+    monkeypatch.setattr(QueueClient, "pull", refuses)
+    assert [first(store, 1), first(store, 1), len(asked)] == [[], [], 1]
+    store.put_many([state("page_1", "done")])
+    with pytest.raises(StoreError):
+        first(store, 1)

@@ -1,0 +1,227 @@
+/**
+ * What the Worker does where KV shows too little, or refuses, and where something is too much: each
+ * case on a KV in memory of its own; what is there afterwards. Argument: the Worker's folder.
+ */
+
+const [folder] = process.argv.slice(2);
+const { consume } = await import(`${folder}/consumer.js`);
+const { open } = await import(`${folder}/context.js`);
+const { Kv, iso } = await import(`${folder}/kv.js`);
+const { PageError } = await import(`${folder}/page_error.js`);
+const { addToLog } = await import(`${folder}/pages.js`);
+const { Tally, saveSnapshot } = await import(`${folder}/batches.js`);
+const { small } = await import(`${folder}/records.js`);
+const { default: llm } = await import(`${folder}/processors/llm.js`);
+const { tick } = await import(`${folder}/tick.js`);
+
+const LEASE = 1000 * 900;
+const long = iso(Date.now() - 3_600_000);
+const key = (n) => `queue:p:05:${long.replace(/[^0-9]/g, "")}:page_${n}`;
+const queuedAt = (at, more) => ({ status: "queued", batch_id: "b", updated: at, attempts: 0, ...more });
+const QUEUED = queuedAt(long, { queued: { priority: 5, queued_at: long } });
+const claimed = (claim, lease) => ({
+  ...{ status: "processing", batch_id: "b", updated: long, attempts: 1, lapses: 0 },
+  processing: { started: long, current_step: null, progress: 0, claim, lease },
+});
+const batch = (intent) => ({ status: "processing", intent, created: long, page_count: 1, counts: {}, pages: { page_1: {} } });
+const job = (claim = "c1") => ({
+  ...{ page_id: "page_1", batch_id: "b", attempt: 1, claim, claimed: long },
+  lease: iso(Date.now() + LEASE),
+});
+
+/** A KV of those values, and an environment on it; `sent` and `puts` are what was done. */
+function world(values, vars = {}) {
+  const [data, sent, puts] = [new Map(Object.entries(values)), [], []];
+  const text = (name) => (data.has(name) ? JSON.stringify(data.get(name)) : null);
+  const told = (name) => (/^(status|superseded):/.test(name) ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
+  const KV = {
+    list: async ({ prefix }) => ({
+      keys: [...data.keys()].filter((n) => n.startsWith(prefix)).sort().map((name) => ({ name, metadata: told(name) })),
+      list_complete: true,
+    }),
+    get: async (names) => new Map(names.map((name) => [name, text(name)])),
+    getWithMetadata: async (name) => ({ value: text(name), metadata: data.has(name) ? told(name) : null }),
+    put: async (name, value) => void (puts.push(name), data.set(name, JSON.parse(value))),
+    delete: async (name) => void data.delete(name),
+  };
+  const PAGES = { sendBatch: async (some) => void sent.push(...some) };
+  const env = { KV, PAGES, PROJECT_ID: "p", WRITE_SECONDS: "0", LAG_SECONDS: "0", ...vars };
+  return { data, sent, puts, env };
+}
+
+/** Deliver a job to a processor; what became of the message. */
+async function deliver(env, processor, attempts = 1, body = job()) {
+  let end;
+  const message = { body, attempts, ack: () => (end = "ack"), retry: ({ delaySeconds }) => (end = delaySeconds) };
+  await consume({ messages: [message] }, env, processor);
+  return end;
+}
+const inHand = (more = {}) => ({
+  "status:p:page_1": claimed("c1", iso(Date.now() + LEASE)),
+  "page:p:page_1": { page_id: "page_1" },
+  "batch:p:b": batch("run"),
+  ...more,
+});
+const state = ({ data }) => data.get("status:p:page_1")?.status;
+const failing = async () => {
+  throw new PageError("no", "broken");
+};
+
+const CASES = {
+  /** Its page is taken away while it waits for a service: the request is let go. */
+  async taken_away() {
+    const here = world(inHand());
+    let isAborted = false;
+    const end = await deliver(here.env, async (_, __, progress) => {
+      const again = { ...claimed("c2", iso(Date.now() + LEASE)), updated: iso() };
+      here.data.set("status:p:page_1", again);
+      progress("ask", 10);
+      await Promise.race([
+        new Promise((done) => setTimeout(done, 3000)),
+        new Promise((done) => progress.signal.addEventListener("abort", done)),
+      ]);
+      isAborted = progress.signal.aborted;
+      return {};
+    });
+    return [end, isAborted, here.data.get("status:p:page_1").processing.claim];
+  },
+  async tried_again() {
+    const here = world(inHand(), { MAX_ATTEMPTS: "2" });
+    await deliver(here.env, failing);
+    return state(here);
+  },
+  async not_tried_again_when_cancelled() {
+    const here = world(inHand(), { MAX_ATTEMPTS: "2" });
+    await deliver(here.env, async () => {
+      here.data.set("batch:p:b", batch("cancel"));
+      return failing();
+    }, 2);
+    return state(here);
+  },
+  async content_not_seen_yet() {
+    const here = world(inHand(), { LAG_SECONDS: "60" });
+    here.data.delete("page:p:page_1");
+    const first = await deliver(here.env, async () => ({}));
+    const second = await deliver(here.env, async () => ({}), 5);
+    return [first, second, here.data.get("status:p:page_1").error.code];
+  },
+  async lapsed() {
+    const here = world({ "status:p:page_1": claimed("c1", long), "batch:p:b": batch("cancel") });
+    await tick(here.env);
+    return [state(here), here.sent.length];
+  },
+  async tick_at_work() {
+    const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run") });
+    here.data.set("cloud:p:tick", { until: Date.now() + 100_000, handed: {} });
+    return [await tick(here.env), here.sent.length];
+  },
+  /** An item is seen before its page's status, which still says what was before. */
+  async early_item() {
+    const now = iso(Date.now() - 1000);
+    const item = `queue:p:02:${now.replace(/[^0-9]/g, "")}:page_1`;
+    const here = world({ "status:p:page_1": { ...QUEUED, status: "failed" }, [item]: {}, "batch:p:b": batch("run") }, { LAG_SECONDS: "60" });
+    await tick(here.env);
+    return here.data.has(item);
+  },
+  /** A page was queued just now, and its item is not to be seen yet. */
+  async item_not_seen_yet() {
+    const seen = {};
+    for (const lag of ["60", "0"]) {
+      const now = iso(Date.now() - 1000);
+      const status = queuedAt(now, { queued: { priority: 5, queued_at: now } });
+      const here = world({ "status:p:page_1": status, "batch:p:b": batch("run") }, { LAG_SECONDS: lag });
+      await tick(here.env);
+      seen[lag] = here.sent.length;
+    }
+    return seen;
+  },
+  /** A cancel comes between the listing of the batches and the snapshot. */
+  async cancelled_meanwhile() {
+    const here = world({ "batch:p:b": batch("cancel") });
+    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const tally = new Tally({ states: new Map() });
+    tally.add("page_1", { status: "done", updated: long });
+    const said = await saveSnapshot(open(here.env), head, tally);
+    return [said, here.data.get("batch:p:b").intent, here.puts];
+  },
+  /** What a later batch took over stays in this one, as it was then. */
+  async taken_over() {
+    const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };
+    const here = world({
+      "status:p:page_1": { ...ended, batch_id: "b" },
+      "status:p:page_2": { ...ended, batch_id: "b2" },
+      "superseded:p:b:page_2": { status: "failed", batch_id: "b", updated: long, superseded_by: "b2" },
+      "batch:p:b": { ...batch("run"), page_count: 2, pages: { page_1: {}, page_2: {} } },
+    });
+    await tick(here.env);
+    const { status, pages } = here.data.get("batch:p:b");
+    return [status, pages.page_2.status];
+  },
+  /** What is left of an invocation's operations is for outcomes, not for steps. */
+  async few_operations() {
+    const writes = {};
+    for (const operations of ["50", "1000"]) {
+      const here = world(inHand(), { OPERATIONS: operations, WRITE_SECONDS: "0.01" });
+      await deliver(here.env, async (_, __, progress) => {
+        progress("ask", 10);
+        await new Promise((done) => setTimeout(done, 200));
+        return {};
+      }, 1, { ...job(), claimed: iso() });
+      writes[operations] = here.puts.filter((name) => name.startsWith("status:")).length;
+    }
+    return writes;
+  },
+  async refused_for_good() {
+    let tries = 0;
+    const refuse = async () => {
+      tries += 1;
+      throw new Error("KV PUT failed: 413 Value length exceeds limit");
+    };
+    const error = await new Kv({ put: refuse }, 10).put("a", "b").catch(String);
+    return [tries, error.includes("413")];
+  },
+  async throttled() {
+    let tries = 0;
+    const refuse = async () => {
+      tries += 1;
+      if (tries < 2) throw new Error("KV PUT failed: 429 Too Many Requests");
+    };
+    await new Kv({ put: refuse }, 10).put("a", "b");
+    return tries;
+  },
+  /** A log that is as long as a value may be: the oldest entries go. */
+  async long_log() {
+    const entries = Array.from({ length: 8 }, (_, n) => ({ n, message: "x".repeat(1_000_000) }));
+    const here = world({ "logs:p:page_1": { page_id: "page_1", entries } });
+    await addToLog(open(here.env), "page_1", [{ n: 8 }]);
+    const kept = here.data.get("logs:p:page_1").entries.map(({ n }) => n);
+    return [kept.at(-1), kept.length < 8];
+  },
+  async many_steps() {
+    const here = world(inHand());
+    await deliver(here.env, async (_, __, progress) => {
+      for (let n = 0; n < 1000; n += 1) progress(`step ${n}`, n / 10);
+      return {};
+    });
+    const { entries } = here.data.get("logs:p:page_1");
+    return [entries.length, entries.at(-1).message];
+  },
+  async too_large() {
+    const here = world(inHand());
+    const bytes = "ü".repeat(13 * 1024 * 1024);
+    await deliver(here.env, async () => ({ optimization: { bytes } }));
+    return here.data.get("status:p:page_1").error?.code;
+  },
+  async refused_by_the_model() {
+    const answer = { choices: [{ message: { refusal: "I will not", content: "" } }] };
+    globalThis.fetch = async () => Response.json(answer);
+    const here = world(inHand(), { LLM_URL: "https://example.com/", LLM_MODEL: "m" });
+    await deliver(here.env, llm);
+    return here.data.get("status:p:page_1").error.code;
+  },
+};
+
+console.log = () => {}; // stdout is for what the cases say
+const said = {};
+for (const [name, run] of Object.entries(CASES)) said[name] = await run();
+process.stdout.write(JSON.stringify(said));

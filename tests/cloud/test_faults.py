@@ -1,0 +1,59 @@
+"""Where KV shows too little, or refuses, and where something is too much."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import REPOSITORY
+from tests.wrangler.installed import MODULES, need_wrangler
+
+WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
+#: What each case of ``faults_under_test.js`` ends with.
+EXPECTED: dict[str, Any] = {
+    "taken_away": ["ack", True, "c2"],
+    "tried_again": "queued",
+    "not_tried_again_when_cancelled": "failed",
+    "content_not_seen_yet": [30, "ack", "missing_page"],
+    "lapsed": ["cancelled", 0],
+    "tick_at_work": [{"busy": True}, 0],
+    "early_item": True,
+    "item_not_seen_yet": {"60": 0, "0": 1},
+    "cancelled_meanwhile": ["later", "cancel", []],
+    "taken_over": ["partially_completed", "failed"],
+    "few_operations": {"50": 1, "1000": 2},
+    "refused_for_good": [1, True],
+    "throttled": 2,
+    "long_log": [8, True],
+    "many_steps": [201, "0 changes; 800 more steps are not logged"],
+    "too_large": "too_large",
+    "refused_by_the_model": "refused",
+}
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    need_wrangler()
+    ran = subprocess.run(
+        [MODULES / ".bin" / "node", Path(__file__).with_name("faults_under_test.js"), WORKER],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "NODE_NO_WARNINGS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return dict(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_faults(said: dict[str, Any], case: str) -> None:
+    assert said[case] == EXPECTED[case]
+
+
+def test_every_case_is_expected_to_end_somehow(said: dict[str, Any]) -> None:
+    assert said.keys() == EXPECTED.keys()

@@ -89,7 +89,7 @@ class LlmProcessor:
         for name, (field, selector) in _PLACES.items():
             before = content.head_text(field) or ""
             if " ".join(before.split()) != proposals[name].text:
-                findings.append(_finding(name, selector, before, proposals[name]))
+                findings.append(finding(name, selector, before, proposals[name]))
         sure = [finding["confidence"] for finding in findings]
         return {
             "changes": len(findings),
@@ -172,7 +172,8 @@ def _correction(error: BadAnswerError) -> str:
     )
 
 
-def _finding(name: str, selector: str, before: str, proposal: Proposal) -> dict[str, Any]:
+def finding(name: str, selector: str, before: str, proposal: Proposal) -> dict[str, Any]:
+    """A proposal in the form of the audit's findings; the Worker's ``llm.js`` has the same."""
     what = "title" if name == "title" else "meta description"
     return {
         "rule": f"llm-{name}",

@@ -21,10 +21,15 @@ from tests.wrangler.installed import MODULES, need_wrangler
 WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
 NOW, LEASE = "2026-11-24T08:00:00.000000Z", "2026-11-24T08:15:00.000000Z"
 JOB = {"batch_id": "batch_1", "attempt": 2, "claim": "c1", "claimed": NOW, "lease": LEASE}
-ANSWER = {"title": "A\x1b[2J \u202ebad\n title", "description": "d", "confidence": 0.9}
+ANSWER = {
+    "title": "A\x1b[2J \u202ebad\n title",
+    "title_confidence": 0.9,
+    "description": "d",
+    "description_confidence": 1,
+}
 #: Answers of a model that are no title and description.
 NO_ANSWERS = [
-    {"title": "no description", "confidence": 1},
+    {"title": "no description", "title_confidence": 1},
     ANSWER | {"title": "x" * 121},
     ANSWER | {"title": " \u202e "},
     ANSWER | {"description": ["a"]},
@@ -32,8 +37,8 @@ NO_ANSWERS = [
     ANSWER | {"title": "See www.example.com"},
     ANSWER | {"description": "{{ secrets }}"},
     ANSWER | {"description": "[here](javascript:x)"},
-    ANSWER | {"confidence": "very"},
-    ANSWER | {"confidence": 2},
+    ANSWER | {"title_confidence": "very"},
+    ANSWER | {"description_confidence": 2},
 ]
 OLDER, NEWER = "2026-11-24T07:59:00.000000Z", "2026-11-24T08:00:01.000000Z"
 #: What KV may show to whoever holds that claim, and whether the page is still his.
@@ -204,5 +209,8 @@ def test_of_a_models_answer_only_short_plain_text_is_taken(
     said: dict[str, Any],
 ) -> None:
     taken, *refused = said["said"]["answers"]
-    assert taken == ANSWER | {"title": "A [2J bad title"}
+    assert taken == {
+        "title": {"text": "A [2J bad title", "confidence": 0.9},
+        "description": {"text": "d", "confidence": 1},
+    }
     assert refused == ["bad_result"] * len(NO_ANSWERS)

@@ -11,6 +11,7 @@ const { PageError } = await import(`${folder}/page_error.js`);
 const { addToLog } = await import(`${folder}/pages.js`);
 const { Tally, saveSnapshot } = await import(`${folder}/batches.js`);
 const { small } = await import(`${folder}/records.js`);
+const { default: http } = await import(`${folder}/processors/http.js`);
 const { default: llm } = await import(`${folder}/processors/llm.js`);
 const { tick } = await import(`${folder}/tick.js`);
 
@@ -214,9 +215,44 @@ const CASES = {
   },
   async refused_by_the_model() {
     const answer = { choices: [{ message: { refusal: "I will not", content: "" } }] };
-    globalThis.fetch = async () => Response.json(answer);
+    globalThis.fetch = async () => Response.json({ ...answer, usage: { prompt_tokens: 7, completion_tokens: 1 } });
     const here = world(inHand(), { LLM_URL: "https://example.com/", LLM_MODEL: "m" });
     await deliver(here.env, llm);
+    const { code, usage } = here.data.get("status:p:page_1").error;
+    return [code, usage];
+  },
+  /** A service that does not come to an end, and does not say how much it has to say. */
+  async endless_answer() {
+    const ends = [];
+    for (const processor of [http, llm]) {
+      let megabytes = 0;
+      const pull = (stream) => {
+        megabytes += 1;
+        if (megabytes > 60) stream.close();
+        else stream.enqueue(new Uint8Array(1_000_000).fill(32));
+      };
+      globalThis.fetch = async () => new Response(new ReadableStream({ pull }));
+      const here = world(inHand(), { PROCESSOR_URL: "https://example.com/", LLM_URL: "https://example.com/" });
+      await deliver(here.env, processor);
+      ends.push(here.data.get("status:p:page_1").error.code, megabytes < 30);
+    }
+    return ends;
+  },
+  /** Tokens of an attempt that is made again count with those of the next. */
+  async usage_of_two_attempts() {
+    const here = world(inHand(), { MAX_ATTEMPTS: "2" });
+    await deliver(here.env, async () => {
+      throw Object.assign(new PageError("no"), { usage: { tokens_in: 5, tokens_out: 2, cost: 0.1 } });
+    });
+    const { spent } = here.data.get("status:p:page_1");
+    await tick(here.env);
+    await deliver(here.env, async () => ({ usage: { tokens_in: 1, tokens_out: 1, cost: 0.2 } }), 1, here.sent[0].body);
+    const { status, result } = here.data.get("status:p:page_1");
+    return [spent, status, result.usage];
+  },
+  async usage_that_is_none() {
+    const here = world(inHand());
+    await deliver(here.env, async () => ({ usage: { tokens_in: "many" } }));
     return here.data.get("status:p:page_1").error.code;
   },
 };

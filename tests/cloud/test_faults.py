@@ -32,7 +32,14 @@ EXPECTED: dict[str, Any] = {
     "long_log": [8, True],
     "many_steps": [201, "0 changes; 800 more steps are not logged"],
     "too_large": "too_large",
-    "refused_by_the_model": "refused",
+    "refused_by_the_model": ["refused", {"tokens_in": 7, "tokens_out": 1}],
+    "endless_answer": ["bad_result", True] * 2,
+    "usage_of_two_attempts": [
+        {"tokens_in": 5, "tokens_out": 2, "cost": 0.1},
+        "done",
+        {"tokens_in": 6, "tokens_out": 3, "cost": 0.3},
+    ],
+    "usage_that_is_none": "bad_result",
 }
 
 

@@ -4,12 +4,14 @@
  *
  * An outcome is `{started, completed, duration_ms, entries}`, entries being those for the page's log,
  * with `{changes, confidence, pageText}`, the page record with the optimization in it, or with
- * `{error, code, retryAfter}`, seconds after which the page may be tried again.
+ * `{error, code, retryAfter}`, seconds after which the page may be tried again. Either may have
+ * `usage`, `{tokens_in, tokens_out, cost}`: what it has taken of a service that counts.
  */
 
 import { isObject, iso, toJson } from "./kv.js";
 import { PageError } from "./page_error.js";
 import { logEntry } from "./pages.js";
+import { cost, count, object } from "./records.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
@@ -54,8 +56,9 @@ export class Attempt {
       const work = Promise.resolve().then(() => processor(page.value, env, report));
       return this.succeeded(await Promise.race([work, late]), page.text, fields);
     } catch (error) {
-      const { name, code = name, retryAfter } = error instanceof Error ? error : { name: "Error" };
-      return this.failed(error, code, error instanceof PageError ? retryAfter : undefined);
+      const { name, code = name } = error instanceof Error ? error : { name: "Error" };
+      const { retryAfter, usage } = error instanceof PageError ? error : {};
+      return this.failed(error, code, retryAfter, usageFrom(usage));
     } finally {
       clearTimeout(timer);
       this.isOver = true;
@@ -75,7 +78,7 @@ export class Attempt {
     else this.#log(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) });
   }
 
-  failed(message, code, retryAfter) {
+  failed(message, code, retryAfter, usage) {
     this.#endStep();
     const error = wordsOf(message).slice(0, MAX_TEXT);
     const short = wordsOf(code).slice(0, 80);
@@ -84,7 +87,7 @@ export class Attempt {
       data: { ...this.facts, code: short },
     });
     const isLater = typeof retryAfter === "number" && retryAfter >= 0;
-    return { ...this.#times(), error, code: short, ...(isLater ? { retryAfter } : {}) };
+    return { ...this.#times(), error, code: short, usage, ...(isLater ? { retryAfter } : {}) };
   }
 
   /** `text` is the page record, `fields` are the names of its fields. */
@@ -99,6 +102,9 @@ export class Attempt {
     if (given !== null && !(typeof given === "number" && given >= 0 && given <= 1))
       bad(`'confidence' is ${briefly(given)}, not a number from 0 to 1`);
     const confidence = given && Number(given.toFixed(4));
+    const usage = usageFrom(result.usage);
+    if (usage === undefined && result.usage != null)
+      bad(`'usage' is ${briefly(result.usage)}, not 'tokens_in', 'tokens_out' and 'cost'`);
     const pageText =
       optimization == null ? undefined : withOptimization(text, fields, optimization);
     this.#endStep();
@@ -106,7 +112,7 @@ export class Attempt {
     this.#log("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
       data: this.facts,
     });
-    return { ...this.#times(), changes, confidence, pageText };
+    return { ...this.#times(), changes, confidence, pageText, usage };
   }
 
   #log(step, message, more) {
@@ -150,6 +156,15 @@ function depth(value, above = 0) {
 
 function bad(message) {
   throw new PageError(message, "bad_result");
+}
+
+/** What a processor says that it has taken, if it says it as it should. */
+function usageFrom(given) {
+  const { tokens_in, tokens_out, cost: price = null } = object(given);
+  const isWhole = count(tokens_in) === tokens_in && count(tokens_out) === tokens_out;
+  if (!isWhole || tokens_in === undefined || tokens_out === undefined) return undefined;
+  if (price === null) return { tokens_in, tokens_out };
+  return cost(price) === undefined ? undefined : { tokens_in, tokens_out, cost: price };
 }
 
 const briefly = (value) => String(JSON.stringify(value)).slice(0, 40);

@@ -168,6 +168,10 @@ async function write(cx, job, outcome, pageMetadata) {
   await addToLog(cx, job.page_id, outcome.entries);
   const mayTryAgain = outcome.error !== undefined && job.attempt < cx.maxAttempts;
   if (mayTryAgain && !(await isCancelled(cx, job.batch_id)))
-    await putInQueue(cx, job.page_id, asQueued(status, { ...placeOf(status), queued_at: iso() }));
+    await putInQueue(
+      cx,
+      job.page_id,
+      asQueued(status, { ...placeOf(status), queued_at: iso() }, outcome.usage),
+    );
   else await putStatus(cx, job.page_id, asEnded(status, outcome));
 }

@@ -27,7 +27,7 @@ const PART_FIELDS = [
     "lease",
     "completed",
   ],
-  ...["success", "changes", "confidence", "duration_ms", "message", "code", "timestamp"],
+  ...["success", "changes", "confidence", "duration_ms", "usage", "message", "code", "timestamp"],
 ];
 
 // --- fields: what somebody wrote, if it is what it should be, or else undefined ---
@@ -44,6 +44,7 @@ export const count = (value) => {
 };
 export const id = (value) =>
   typeof value === "string" && /^[A-Za-z0-9_-]{1,128}$/.test(value) ? value : undefined;
+export const cost = (value) => (number(value) >= 0 ? value : undefined);
 const priority = (value) => {
   const found = count(value);
   return found !== undefined && found >= 1 && found <= 10 ? found : undefined;
@@ -108,25 +109,29 @@ export function asClaimed(status, { claim, claimed, lease }) {
 
 /** The page with an outcome, good or bad. */
 export function asEnded(status, outcome) {
-  const { lapses, ...base } = without(status);
+  const { lapses, spent, ...base } = without(status, outcome.usage);
   const { started, completed, duration_ms, changes, confidence, error, code } = outcome;
+  const usage = known({ usage: spent });
   const [unknown, updated] = [unknownOf(status), iso()];
   if (error === undefined) {
-    const result = { completed, success: true, changes, confidence, duration_ms, started };
+    const result = { completed, success: true, changes, confidence, duration_ms, started, ...usage };
     return { ...base, status: "done", updated, result: { ...unknown, ...result } };
   }
-  const failure = { message: error, code, timestamp: completed, started, duration_ms };
+  const failure = { message: error, code, timestamp: completed, started, duration_ms, ...usage };
   return { ...base, status: "failed", updated, error: { ...unknown, ...failure } };
 }
 
-/** The page waiting, at a place in the queue: where it stood before, if nobody says otherwise. */
-export function asQueued(status, place = placeOf(status)) {
+/**
+ * The page waiting, at a place in the queue: where it stood before, if nobody says otherwise; `usage`
+ * is what an attempt has taken that is to be made again.
+ */
+export function asQueued(status, place = placeOf(status), usage = undefined) {
   const updated = iso();
   const queued = {
     priority: place.priority ?? NEW_PAGE_PRIORITY,
     queued_at: place.queued_at ?? updated,
   };
-  return { ...without(status), status: "queued", updated, queued };
+  return { ...without(status, usage), status: "queued", updated, queued };
 }
 
 export function asCancelled(status) {
@@ -136,9 +141,10 @@ export function asCancelled(status) {
 /** A page whose holder was never heard of again, once more than can be chance. */
 export function asLost(status, message) {
   const updated = iso();
-  const started = known({ started: time(object(status.processing).started) });
-  const error = { message, code: "worker_lost", timestamp: updated, ...started };
-  return { ...without(status), status: "failed", updated, error };
+  const { spent, ...base } = without(status);
+  const more = known({ started: time(object(status.processing).started), usage: spent });
+  const error = { message, code: "worker_lost", timestamp: updated, ...more };
+  return { ...base, status: "failed", updated, error };
 }
 
 /** Whether a page, in small, is in the hands of somebody not heard of for a whole lease. */
@@ -173,8 +179,35 @@ export const isJob = (body) =>
   [body.claimed, body.lease].every(time) &&
   count(body.attempt) === body.attempt;
 
-function without({ queued, processing, result, error, ...rest }) {
-  return rest;
+/** A record without the part that goes with its state; what it has taken, and now takes, stays. */
+function without(status, usage) {
+  const { queued, processing, result, error, spent, ...rest } = status;
+  const all = sumOf(usageOf(status), usage);
+  return Object.keys(all).length ? { ...rest, spent: all } : rest;
+}
+
+/**
+ * What the attempts of a page have taken so far, as far as it is known: `{tokens_in, tokens_out,
+ * cost}`. It is in the outcome, and in `spent` while there is none.
+ */
+function usageOf(status) {
+  const { usage } = { ...object(status.error), ...object(status.result) };
+  const given = Object.keys(object(usage)).length ? usage : object(status.spent);
+  return known({
+    tokens_in: count(given.tokens_in),
+    tokens_out: count(given.tokens_out),
+    cost: cost(given.cost),
+  });
+}
+
+function sumOf(before, more) {
+  if (!more) return before;
+  const isPriced = (before.cost ?? more.cost) !== undefined;
+  return known({
+    tokens_in: (before.tokens_in ?? 0) + more.tokens_in,
+    tokens_out: (before.tokens_out ?? 0) + more.tokens_out,
+    cost: isPriced ? Number(((before.cost ?? 0) + (more.cost ?? 0)).toFixed(8)) : undefined,
+  });
 }
 
 /** Unknown fields of the part that goes with the state. */
@@ -207,7 +240,8 @@ export function small(status) {
     return { ...fields, ...known({ started, step, progress, lease }) };
   }
   const completed = time(outcome.completed) ?? time(outcome.timestamp);
-  const ended = known({ started, completed, duration_ms: count(outcome.duration_ms) });
+  const duration_ms = count(outcome.duration_ms);
+  const ended = known({ started, completed, duration_ms, ...usageOf(status) });
   if (state === "done") {
     const result = { changes: count(outcome.changes), confidence: number(outcome.confidence) };
     return { ...fields, ...ended, ...known(result) };

@@ -145,6 +145,31 @@ const CASES = {
     const said = await saveSnapshot(open(here.env), head, tally);
     return [said, here.data.get("batch:p:b").intent, here.puts];
   },
+  /** The same, and KV shows the record as it was before: the listing alone knows of the cancel. */
+  async cancelled_and_read_too_early() {
+    const here = world({ "batch:p:b": batch("cancel") });
+    const early = { value: JSON.stringify(batch("run")), metadata: batch("run") };
+    here.env.KV.getWithMetadata = async () => early;
+    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const tally = new Tally({ states: new Map() });
+    tally.add("page_1", { status: "done", updated: long });
+    return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];
+  },
+  /** A tick that Cloudflare ended keeps one other from its work. */
+  async tick_cut_off() {
+    const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run") });
+    here.env.PAGES.sendBatch = () => new Promise(() => {});
+    tick(here.env);
+    await new Promise((done) => setTimeout(done, 50));
+    const { until } = here.data.get("cloud:p:tick");
+    return [60, 120].map((seconds) => until > Date.now() + 1000 * seconds);
+  },
+  /** A claimed page that came again before it was begun, of a batch that is cancelled by now. */
+  async cancelled_between_deliveries() {
+    const here = world(inHand({ "batch:p:b": batch("cancel") }));
+    await deliver(here.env, async () => ({}), 2);
+    return state(here);
+  },
   /** What a later batch took over stays in this one, as it was then. */
   async taken_over() {
     const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };

@@ -37,7 +37,7 @@ export async function consume({ messages }, env, processor) {
   // One context for all messages of the invocation, since Cloudflare counts their operations together.
   const cx = open(env);
   const looked = new Map();
-  /** One look at a batch an invocation. */
+  /** One look at a batch an invocation: a listing for up to five pages. */
   const cancelled = (id) => {
     if (!looked.has(id)) looked.set(id, isCancelled(cx, id));
     return looked.get(id);
@@ -92,8 +92,9 @@ async function workOn(cx, job, delivery, processor, cancelled) {
   const status = await current(cx, job);
   if (status === null) return undefined;
   if (status === undefined) return isLast ? undefined : againSeconds; // not to be seen yet, or deleted
-  // No page starts any more: the tick that claimed it may not have seen the cancel yet.
-  if (delivery === 1 && !status.processing.current_step && (await cancelled(job.batch_id))) {
+  // A tick claims as many pages as are done in two minutes, 5,000 at most, and `cancel` cannot take
+  // them back: looked at here, no more of them start, and cost somebody the price of a model.
+  if (!status.processing.current_step && (await cancelled(job.batch_id))) {
     await putStatus(cx, job.page_id, asCancelled(status));
     return undefined;
   }

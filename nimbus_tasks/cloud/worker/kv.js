@@ -70,6 +70,12 @@ export class Kv {
     return { value: parse(value), text: value ?? "", metadata };
   }
 
+  /** A value of any size, and its metadata: the stream has to be read, or cancelled. */
+  async getStream(key) {
+    this.left -= 1;
+    return this.namespace.getWithMetadata(key, "stream");
+  }
+
   /** `value` is an object, JSON as text, or a stream of it. */
   async put(key, value, metadata) {
     const body = isObject(value) && !(value instanceof ReadableStream) ? toJson(value) : value;

@@ -40,7 +40,12 @@ const WANTED_AN_OPERATION = 5; // claimed or handed out in a tick, at most: 5,00
 const [CENSUS_SHARE, SPARE] = [0.4, 0.05]; // of the operations
 /** So many ticks' worth is claimed at once where the census takes several: a lease has to last. */
 const MAX_TICKS = 4;
-const LOCK_SECONDS = 300;
+/**
+ * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare has
+ * ended (its CPU, its memory) keeps one other from its work; where one takes longer, two at once do
+ * no harm.
+ */
+const LOCK_SECONDS = 110;
 /** A batch that is open and in which nothing happens is looked at so often. */
 const QUIET_SECONDS = 600;
 

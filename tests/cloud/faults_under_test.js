@@ -280,6 +280,12 @@ const CASES = {
     await deliver(here.env, async () => ({ usage: { tokens_in: "many" } }));
     return here.data.get("status:p:page_1").error.code;
   },
+  /** What it says of its work cannot be used; it was paid for. */
+  async usage_of_a_bad_result() {
+    const here = world(inHand());
+    await deliver(here.env, async () => ({ changes: -1, usage: { tokens_in: 1, tokens_out: 2 } }));
+    return here.data.get("status:p:page_1").error.usage;
+  },
 };
 
 console.log = () => {}; // stdout is for what the cases say

@@ -30,7 +30,7 @@ process.stdout.write(
         code: "broken",
       }),
       queued: records.asQueued(status),
-      spent: records.asQueued(status, undefined, taken),
+      spent: records.asQueued(status, taken),
       cancelled: records.asCancelled(status),
       lost: records.asLost(status, "gone"),
     })),

@@ -43,6 +43,7 @@ EXPECTED: dict[str, Any] = {
         {"tokens_in": 6, "tokens_out": 3, "cost": 0.3},
     ],
     "usage_that_is_none": "bad_result",
+    "usage_of_a_bad_result": {"tokens_in": 1, "tokens_out": 2},
 }
 
 

@@ -2,10 +2,10 @@
  * One attempt on one page: whatever a processor does (answer, throw, hang, answer rubbish) becomes
  * an outcome. What nimbus_tasks/worker/attempts.py does in Python.
  *
- * An outcome is `{started, completed, duration_ms, entries}`, entries being those for the page's log,
+ * An outcome is `{started, completed, duration_ms, entries, usage}`, entries being those for the
+ * page's log, and usage what was taken of a service that counts, `{tokens_in, tokens_out, cost}`;
  * with `{changes, confidence, pageText}`, the page record with the optimization in it, or with
- * `{error, code, retryAfter}`, seconds after which the page may be tried again. Either may have
- * `usage`, `{tokens_in, tokens_out, cost}`: what it has taken of a service that counts.
+ * `{error, code, retryAfter}`, seconds after which the page may be tried again.
  */
 
 import { isObject, iso, toJson } from "./kv.js";
@@ -25,14 +25,17 @@ export class Attempt {
   percent = 0;
   leftOut = 0;
   entries = [];
-  isOver = false;
+  usage = undefined;
   /** Aborted when the attempt is over, or its page taken away: a request that hangs is let go. */
   stop = new AbortController();
-  end = () => {};
-  ended = new Promise((done) => (this.end = done));
+  ended = new Promise((done) => this.stop.signal.addEventListener("abort", done));
 
   constructor(job) {
     this.facts = { attempt: job.attempt, batch_id: job.batch_id };
+  }
+
+  get isOver() {
+    return this.stop.signal.aborted;
   }
 
   /** How far it is, in one word. */
@@ -58,12 +61,11 @@ export class Attempt {
     } catch (error) {
       const { name, code = name } = error instanceof Error ? error : { name: "Error" };
       const { retryAfter, usage } = error instanceof PageError ? error : {};
-      return this.failed(error, code, retryAfter, usageFrom(usage));
+      this.usage ??= usageFrom(usage);
+      return this.failed(error, code, retryAfter);
     } finally {
       clearTimeout(timer);
-      this.isOver = true;
       this.stop.abort();
-      this.end();
     }
   }
 
@@ -78,16 +80,14 @@ export class Attempt {
     else this.#log(this.step, String(message ?? step).slice(0, MAX_TEXT), { data: loggable(data) });
   }
 
-  failed(message, code, retryAfter, usage) {
+  failed(message, code, retryAfter) {
     this.#endStep();
     const error = wordsOf(message).slice(0, MAX_TEXT);
     const short = wordsOf(code).slice(0, 80);
-    this.#log(this.step ?? "start", error, {
-      level: "error",
-      data: { ...this.facts, code: short },
-    });
+    const data = { ...this.facts, code: short };
+    this.#log(this.step ?? "start", error, { level: "error", data });
     const isLater = typeof retryAfter === "number" && retryAfter >= 0;
-    return { ...this.#times(), error, code: short, usage, ...(isLater ? { retryAfter } : {}) };
+    return this.#outcome({ error, code: short, retryAfter: isLater ? retryAfter : undefined });
   }
 
   /** `text` is the page record, `fields` are the names of its fields. */
@@ -95,6 +95,9 @@ export class Attempt {
     if (!isObject(result))
       bad("the processor returned no object with 'changes', 'confidence' and 'optimization'");
     const { optimization } = result;
+    this.usage = usageFrom(result.usage);
+    if (this.usage === undefined && result.usage != null)
+      bad(`'usage' is ${briefly(result.usage)}, not 'tokens_in', 'tokens_out' and 'cost'`);
     const changes = result.changes ?? 0;
     if (!Number.isSafeInteger(changes) || changes < 0)
       bad(`'changes' is ${briefly(changes)}, not a count of changes`);
@@ -102,26 +105,23 @@ export class Attempt {
     if (given !== null && !(typeof given === "number" && given >= 0 && given <= 1))
       bad(`'confidence' is ${briefly(given)}, not a number from 0 to 1`);
     const confidence = given && Number(given.toFixed(4));
-    const usage = usageFrom(result.usage);
-    if (usage === undefined && result.usage != null)
-      bad(`'usage' is ${briefly(result.usage)}, not 'tokens_in', 'tokens_out' and 'cost'`);
     const pageText =
       optimization == null ? undefined : withOptimization(text, fields, optimization);
     this.#endStep();
     const left = this.leftOut ? `; ${this.leftOut} more steps are not logged` : "";
-    this.#log("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
-      data: this.facts,
-    });
-    return { ...this.#times(), changes, confidence, pageText, usage };
+    const note = (changes === 1 ? "1 change" : `${changes} changes`) + left;
+    this.#log("done", note, { data: this.facts });
+    return this.#outcome({ changes, confidence, pageText });
   }
 
   #log(step, message, more) {
     this.entries.push(logEntry(step, message, more));
   }
 
-  #times() {
-    const [started, completed] = [iso(this.begun), iso()];
-    return { started, completed, duration_ms: Date.now() - this.begun, entries: this.entries };
+  #outcome(more) {
+    const { begun, entries, usage } = this;
+    const times = { started: iso(begun), completed: iso(), duration_ms: Date.now() - begun };
+    return { ...times, entries, usage, ...more };
   }
 
   #endStep() {

@@ -121,7 +121,7 @@ export class Tally {
   }
 
   get averageMs() {
-    return this.timed ? roundHalfEven(this.milliseconds / this.timed) : undefined;
+    return this.timed ? Math.round(this.milliseconds / this.timed) : undefined;
   }
 }
 
@@ -212,9 +212,3 @@ function snapshotOf({ intent, pageCount }, tally) {
 }
 
 const totalOf = (counts) => Object.values(counts).reduce((sum, some) => sum + some, 0);
-
-/** As Python rounds. */
-function roundHalfEven(value) {
-  const rounded = Math.round(value);
-  return value % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
-}

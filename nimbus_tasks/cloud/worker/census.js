@@ -10,6 +10,7 @@ import { CLOCK_SKEW_MS, STATES, hasLapsed, id, idOf, queueKey, small, statusKey 
 
 const SHARE = 0.4; // of a tick's operations
 const LATELY_MS = 60_000;
+const MOST_KEPT = 5000; // of pages that have lapsed, or are in no queue: more than a tick can mend
 
 export class Census {
   ticks = 0; // that it has taken
@@ -35,40 +36,47 @@ export class Census {
     return { ...counts, tallies: [...tallies] };
   }
 
-  /**
-   * Go on with it, as far as this tick comes. `missing` tells which item a queued page should have
-   * and has not; `most` bounds what is kept of such pages, and of those that have lapsed.
-   */
-  async take({ kv, project, operations }, missing, most) {
-    this.ticks += 1;
+  /** Go on with it, as far as this tick comes. `queue` and `handed` are those of missingFrom. */
+  async take(cx, queue, handed) {
+    const { kv, operations } = cx;
+    const missing = missingFrom(cx, queue, handed);
     const [now, lately, soon] = [0, -LATELY_MS, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
-    const add = (page, status) => {
-      this.counted += 1;
-      if (!this.tallies.has(status.batch_id)) this.tallies.set(status.batch_id, new Tally());
-      this.tallies.get(status.batch_id).add(page, status);
-      const { completed } = status;
-      if (hasLapsed(status, now)) {
-        if (this.lapsed.length < most) this.lapsed.push(page);
-      } else if (status.status === "processing") this.inFlight += 1;
-      else if (completed > lately && completed < soon) this.endedLately += 1;
-      else if (status.status === "queued" && this.lost.length < most) {
-        const key = missing(page, status);
-        if (key) this.lost.push(key);
-      }
-    };
+    this.ticks += 1;
     do {
-      const { keys, cursor } = await kv.list(statusKey(project, ""), this.cursor);
-      const bare = []; // their writer, the seed's, gave no metadata
-      for (const { name, metadata } of keys) {
-        if (idOf(name) === undefined) continue;
-        if (STATES.includes(metadata?.status) && id(metadata.batch_id)) add(idOf(name), metadata);
-        else bare.push(name);
+      for (const [page, status] of await this.#nextListing(cx)) {
+        this.#tally(page, status);
+        if (hasLapsed(status, now)) this.lapsed.push(page);
+        else if (status.status === "processing") this.inFlight += 1;
+        else if (status.completed > lately && status.completed < soon) this.endedLately += 1;
+        else if (status.status === "queued") this.lost.push(...missing(page, status));
       }
-      for (const [name, status] of await kv.getMany(bare))
-        if (isObject(status)) add(idOf(name), small(status));
-      this.cursor = cursor;
+      this.lapsed.splice(MOST_KEPT);
+      this.lost.splice(MOST_KEPT);
     } while (this.cursor && kv.left > operations * (1 - SHARE));
     if (this.cursor) this.#dropStates();
+  }
+
+  /** The pages of the next listing, each with its small status. */
+  async #nextListing({ kv, project }) {
+    const { keys, cursor } = await kv.list(statusKey(project, ""), this.cursor);
+    this.cursor = cursor;
+    const pages = [];
+    const bare = []; // their writer, the seed's, gave no metadata
+    for (const { name, metadata } of keys) {
+      if (idOf(name) === undefined) continue;
+      if (STATES.includes(metadata?.status) && id(metadata.batch_id))
+        pages.push([idOf(name), metadata]);
+      else bare.push(name);
+    }
+    for (const [name, status] of await kv.getMany(bare))
+      if (isObject(status)) pages.push([idOf(name), small(status)]);
+    return pages;
+  }
+
+  #tally(page, status) {
+    this.counted += 1;
+    if (!this.tallies.has(status.batch_id)) this.tallies.set(status.batch_id, new Tally());
+    this.tallies.get(status.batch_id).add(page, status);
   }
 
   /**
@@ -95,19 +103,20 @@ export class Census {
 }
 
 /**
- * Which item a queued page should have and has not, by what the queue's first items are: a function
- * of page and small status. Only where all of the queue was seen can an item be missing from it.
+ * Which item a queued page should have and has not (none, or one), by what the queue's first items
+ * are: a function of page and small status. Only where all of the queue was seen can one be missing.
+ * `handed` are items that are gone, though reads may show them still.
  */
-export function missingFrom({ project, lagSeconds }, queue, handed) {
+function missingFrom({ project, lagSeconds }, queue, handed) {
   const keys = new Set(queue.keys.map(({ name }) => name));
   const pages = new Set([...keys].map(idOf));
   const [fresh, soon] = [-1000 * lagSeconds, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
   return (page, status) => {
     // The item of a page that was queued just now may not be seen yet.
     const isFresh = lagSeconds && status.updated > fresh && status.updated < soon;
-    if (queue.cursor || isFresh) return undefined;
+    if (queue.cursor || isFresh) return [];
     const key = queueKey(project, page, status);
-    if (key === null) return pages.has(page) ? undefined : `queue:${project}:05:0:${page}`;
-    return keys.has(key) || handed.has(key) ? undefined : key;
+    if (key === null) return pages.has(page) ? [] : [`queue:${project}:05:0:${page}`];
+    return keys.has(key) || handed.has(key) ? [] : [key];
   };
 }

@@ -12,7 +12,7 @@
 import { Attempt } from "./attempt.js";
 import { isCancelled } from "./batches.js";
 import { open } from "./context.js";
-import { UNREADABLE, isObject, iso, sleep } from "./kv.js";
+import { isObject, iso, sleep } from "./kv.js";
 import { addToLog, claimItems, putInQueue, putStatus } from "./pages.js";
 import {
   asCancelled,
@@ -21,7 +21,6 @@ import {
   held,
   isJob,
   pageKey,
-  placeOf,
   statusKey,
 } from "./records.js";
 
@@ -34,7 +33,7 @@ const MAX_DELIVERIES = 5;
 const SPARE = 50;
 
 export async function consume({ messages }, env, processor) {
-  // One context for all messages of the invocation, since Cloudflare counts their operations together.
+  // One context for all messages of the invocation: Cloudflare counts their operations together.
   const cx = open(env);
   const looked = new Map();
   /** One look at a batch an invocation: a listing for up to five pages. */
@@ -53,15 +52,13 @@ export async function consume({ messages }, env, processor) {
     }
   };
   await Promise.all(messages.filter((message) => message.attempts === 1).map(run));
-  // What comes again may be what ended an invocation (its memory, its CPU): one after the other, and
-  // in any order, so that its neighbours get their turn before it.
+  // What comes again may be what ended an invocation (its memory, its CPU): one after the other,
+  // and in any order, so that its neighbours get their turn before it.
   const again = messages.filter((message) => message.attempts > 1);
   for (const message of again.sort(() => Math.random() - 0.5)) await run(message);
 }
 
-/**
- * Messages that the Queue has given up: their invocations ended without a word, time after time.
- */
+/** Messages that the Queue has given up: their invocations ended without a word, time after time. */
 export async function bury({ messages }, env) {
   const cx = open(env);
   const words =
@@ -120,7 +117,7 @@ async function workOn(cx, job, delivery, processor, cancelled) {
  */
 async function current({ kv, project }, job) {
   const found = await kv.get(statusKey(project, job.page_id));
-  return found === undefined ? undefined : held(found === UNREADABLE ? {} : found, job);
+  return found === undefined ? undefined : held(found ?? {}, job);
 }
 
 /**
@@ -132,8 +129,9 @@ async function show(cx, job, attempt) {
   let shown = attempt.at;
   while (!attempt.isOver) {
     await Promise.race([sleep(cx.writeMs), attempt.ended]);
+    const isNew = attempt.at !== shown && cx.kv.left >= SPARE;
     const isOld = Date.now() - lastWrite > (1000 * cx.leaseSeconds) / 3;
-    if (attempt.isOver || (!isOld && (attempt.at === shown || cx.kv.left < SPARE))) continue;
+    if (attempt.isOver || !(isNew || isOld)) continue;
     [shown, lastWrite] = [attempt.at, Date.now()];
     try {
       // Taken away, it is let go: nothing that it does counts any more.
@@ -169,10 +167,6 @@ async function write(cx, job, outcome, pageMetadata) {
   await addToLog(cx, job.page_id, outcome.entries);
   const mayTryAgain = outcome.error !== undefined && job.attempt < cx.maxAttempts;
   if (mayTryAgain && !(await isCancelled(cx, job.batch_id)))
-    await putInQueue(
-      cx,
-      job.page_id,
-      asQueued(status, { ...placeOf(status), queued_at: iso() }, outcome.usage),
-    );
+    await putInQueue(cx, job.page_id, asQueued(status, outcome.usage, iso()));
   else await putStatus(cx, job.page_id, asEnded(status, outcome));
 }

@@ -16,19 +16,10 @@ const LONGEST_LEASE_MS = 3_600_000;
 export const CLOCK_SKEW_MS = 300_000;
 /** The part of a record that goes with its state, and the fields of all parts. */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
-const PART_FIELDS = [
-  ...[
-    "priority",
-    "queued_at",
-    "started",
-    "current_step",
-    "progress",
-    "claim",
-    "lease",
-    "completed",
-  ],
-  ...["success", "changes", "confidence", "duration_ms", "usage", "message", "code", "timestamp"],
-];
+const PART_FIELDS = (
+  "priority queued_at started current_step progress claim lease completed success changes " +
+  "confidence duration_ms usage message code timestamp"
+).split(" ");
 
 // --- fields: what somebody wrote, if it is what it should be, or else undefined ---
 
@@ -122,14 +113,15 @@ export function asEnded(status, outcome) {
 }
 
 /**
- * The page waiting, at a place in the queue: where it stood before, if nobody says otherwise; `usage`
- * is what an attempt has taken that is to be made again.
+ * The page waiting: where it stood before, or since `queuedAt`; `usage` is what an attempt has taken
+ * that is to be made again.
  */
-export function asQueued(status, place = placeOf(status), usage = undefined) {
+export function asQueued(status, usage, queuedAt) {
   const updated = iso();
+  const place = placeOf(status);
   const queued = {
     priority: place.priority ?? NEW_PAGE_PRIORITY,
-    queued_at: place.queued_at ?? updated,
+    queued_at: queuedAt ?? place.queued_at ?? updated,
   };
   return { ...without(status, usage), status: "queued", updated, queued };
 }
@@ -259,13 +251,10 @@ const escapedLength = (value) => JSON.stringify(value).replace(/[^\x00-\x7f]/g, 
 /** The text, shortened so that as JSON it takes at most so many bytes. */
 export function clip(whole, limit) {
   if (whole === undefined || escapedLength(whole) <= limit) return whole;
-  const characters = Array.from(whole.slice(0, limit));
-  const shortened = (length) => characters.slice(0, length).join("") + "…";
-  let [low, high] = [0, characters.length];
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (escapedLength(shortened(middle)) <= limit) low = middle;
-    else high = middle - 1;
+  let shortened = "";
+  for (const character of whole) {
+    if (escapedLength(`${shortened}${character}…`) > limit) break;
+    shortened += character;
   }
-  return shortened(low);
+  return `${shortened}…`;
 }

@@ -16,7 +16,7 @@
  */
 
 import { isFinal, readHeads, saveSnapshot } from "./batches.js";
-import { Census, missingFrom } from "./census.js";
+import { Census } from "./census.js";
 import { open } from "./context.js";
 import { MESSAGES_A_SEND, claimItems, sendAll, takeUpLapsed } from "./pages.js";
 import { STATES, idOf, number, object, small } from "./records.js";
@@ -62,7 +62,7 @@ async function work(cx, heads, queue, census, next) {
   const isCancelled = (batch) => heads.get(batch)?.intent === "cancel";
   const operations = () => cx.operations - cx.kv.left;
 
-  await census.take(cx, missingFrom(cx, queue, next.handed), WANTED_AN_OPERATION * cx.operations);
+  await census.take(cx, queue, next.handed);
   const room = roomFor(cx, OPERATIONS_A_LAPSE);
   const lapsed = await takeUpLapsed(cx, census.lapsed.slice(0, room), isCancelled);
   if (census.cursor) {

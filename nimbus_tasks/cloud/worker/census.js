@@ -6,7 +6,16 @@
 
 import { PAGES_HELD, Tally, isFinal } from "./batches.js";
 import { isObject, iso } from "./kv.js";
-import { CLOCK_SKEW_MS, STATES, hasLapsed, id, idOf, queueKey, small, statusKey } from "./records.js";
+import {
+  CLOCK_SKEW_MS,
+  STATES,
+  hasLapsed,
+  id,
+  idOf,
+  queueKey,
+  small,
+  statusKey,
+} from "./records.js";
 
 const SHARE = 0.4; // of a tick's operations
 const LATELY_MS = 60_000;
@@ -81,8 +90,8 @@ export class Census {
 
   /**
    * Hold the states of the pages of open batches, of as many as there is memory for; which is the
-   * first of them changes every minute. A batch that has more than that by itself waits for nothing:
-   * its snapshot has none.
+   * first of them changes every minute. A batch that alone has more than that does not wait: its
+   * snapshot has no states.
    */
   #holdStates(heads) {
     const open = [...heads.values()].filter((one) => !isFinal(one) && one.pageCount <= PAGES_HELD);
@@ -103,9 +112,9 @@ export class Census {
 }
 
 /**
- * Which item a queued page should have and has not (none, or one), by what the queue's first items
- * are: a function of page and small status. Only where all of the queue was seen can one be missing.
- * `handed` are items that are gone, though reads may show them still.
+ * Which item a queued page should have and has not (none, or one): a function of page and small
+ * status. Only where `queue`, the first items, is all of it can one be missing. `handed` are items
+ * that are gone, though reads may show them still.
  */
 function missingFrom({ project, lagSeconds }, queue, handed) {
   const keys = new Set(queue.keys.map(({ name }) => name));

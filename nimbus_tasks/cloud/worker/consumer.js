@@ -1,9 +1,9 @@
 /**
  * The Queue's consumer: one page a message, from claim to outcome.
  *
- * A message may come twice, late, or while another claim of its page is the current one. So the page
- * is looked at first and at the end, and an outcome counts only for the current claim. What is no
- * fault of the page (KV does not answer, a service asks to wait) is delivered again by the Queue.
+ * A message may come twice, late, or while another claim of its page is the current one. So the
+ * page is looked at first and at the end, and an outcome counts only for the current claim. What is
+ * no fault of the page (KV does not answer, a service asks to wait) is delivered again by the Queue.
  *
  * In all of these files `cx` is the invocation's context (context.js), `job` a claim as a message
  * carries it (isJob in records.js), `page` mostly a page's id, and `status` its status record.
@@ -58,7 +58,7 @@ export async function consume({ messages }, env, processor) {
   for (const message of again.sort(() => Math.random() - 0.5)) await run(message);
 }
 
-/** Messages that the Queue has given up: their invocations ended without a word, time after time. */
+/** Messages that the Queue has given up: their invocations ended without a word, again and again. */
 export async function bury({ messages }, env) {
   const cx = open(env);
   const words =
@@ -88,7 +88,7 @@ async function workOn(cx, job, delivery, processor, cancelled) {
   const isLast = delivery >= MAX_DELIVERIES;
   const status = await current(cx, job);
   if (status === null) return undefined;
-  if (status === undefined) return isLast ? undefined : againSeconds; // not to be seen yet, or deleted
+  if (status === undefined) return isLast ? undefined : againSeconds; // not seen yet, or deleted
   // A tick claims as many pages as are done in two minutes, 5,000 at most, and `cancel` cannot take
   // them back: looked at here, no more of them start, and cost somebody the price of a model.
   if (!status.processing.current_step && (await cancelled(job.batch_id))) {

@@ -2,7 +2,7 @@
  * What is done to a page: the default export, `async function process(page, env, progress)`. Put
  * your own in place of the last line, or change what it names.
  *
- * - `page` is a copy of the page record: `page_id`, `source_path`, `extraction` (the content map), …
+ * - `page` is a copy of the page record: `page_id`, `source_path`, `extraction` (the content map).
  * - `env` has the vars of wrangler.jsonc and the secrets.
  * - `progress(step, percent, message, data)` says how far it is: others see step and percent, and
  *   the page's log gets an entry. All but `step` may be left out; `data` is an object of details.

@@ -58,7 +58,8 @@ export function queueKey(project, page, place) {
   const queuedAt = time(place.queued_at);
   if (queuedAt === undefined) return null;
   const rank = 10 - (priority(place.priority) ?? NEW_PAGE_PRIORITY);
-  return `queue:${project}:${String(rank).padStart(2, "0")}:${queuedAt.replace(/[^0-9]/g, "")}:${page}`;
+  const since = queuedAt.replace(/[^0-9]/g, "");
+  return `queue:${project}:${String(rank).padStart(2, "0")}:${since}:${page}`;
 }
 
 /** Whether a queue item was made after that moment, as its key tells it. */
@@ -102,19 +103,19 @@ export function asClaimed(status, { claim, claimed, lease }) {
 export function asEnded(status, outcome) {
   const { lapses, spent, ...base } = without(status, outcome.usage);
   const { started, completed, duration_ms, changes, confidence, error, code } = outcome;
-  const usage = known({ usage: spent });
-  const [unknown, updated] = [unknownOf(status), iso()];
+  const part = { ...unknownOf(status), started, duration_ms, ...known({ usage: spent }) };
+  const updated = iso();
   if (error === undefined) {
-    const result = { completed, success: true, changes, confidence, duration_ms, started, ...usage };
-    return { ...base, status: "done", updated, result: { ...unknown, ...result } };
+    const result = { ...part, completed, success: true, changes, confidence };
+    return { ...base, status: "done", updated, result };
   }
-  const failure = { message: error, code, timestamp: completed, started, duration_ms, ...usage };
-  return { ...base, status: "failed", updated, error: { ...unknown, ...failure } };
+  const failure = { ...part, message: error, code, timestamp: completed };
+  return { ...base, status: "failed", updated, error: failure };
 }
 
 /**
- * The page waiting: where it stood before, or since `queuedAt`; `usage` is what an attempt has taken
- * that is to be made again.
+ * The page waiting: where it stood before, or since `queuedAt`; `usage` is what an attempt has
+ * taken that is to be made again.
  */
 export function asQueued(status, usage, queuedAt) {
   const updated = iso();
@@ -174,31 +175,25 @@ export const isJob = (body) =>
 /** A record without the part that goes with its state; what it has taken, and now takes, stays. */
 function without(status, usage) {
   const { queued, processing, result, error, spent, ...rest } = status;
-  const all = sumOf(usageOf(status), usage);
+  const all = usageOf(status, usage);
   return Object.keys(all).length ? { ...rest, spent: all } : rest;
 }
 
 /**
- * What the attempts of a page have taken so far, as far as it is known: `{tokens_in, tokens_out,
- * cost}`. It is in the outcome, and in `spent` while there is none.
+ * What the attempts of a page have taken so far, with what is `more`: `{tokens_in, tokens_out,
+ * cost}`, as far as it is known. It is in the outcome, and in `spent` while there is none.
  */
-function usageOf(status) {
+function usageOf(status, more = {}) {
   const { usage } = { ...object(status.error), ...object(status.result) };
-  const given = Object.keys(object(usage)).length ? usage : object(status.spent);
+  const before = Object.keys(object(usage)).length ? usage : object(status.spent);
+  const sum = (name, read) => {
+    const there = [read(before[name]), more[name]].filter((value) => value !== undefined);
+    return there.length ? Number((there[0] + (there[1] ?? 0)).toFixed(8)) : undefined;
+  };
   return known({
-    tokens_in: count(given.tokens_in),
-    tokens_out: count(given.tokens_out),
-    cost: cost(given.cost),
-  });
-}
-
-function sumOf(before, more) {
-  if (!more) return before;
-  const isPriced = (before.cost ?? more.cost) !== undefined;
-  return known({
-    tokens_in: (before.tokens_in ?? 0) + more.tokens_in,
-    tokens_out: (before.tokens_out ?? 0) + more.tokens_out,
-    cost: isPriced ? Number(((before.cost ?? 0) + (more.cost ?? 0)).toFixed(8)) : undefined,
+    tokens_in: sum("tokens_in", count),
+    tokens_out: sum("tokens_out", count),
+    cost: sum("cost", cost),
   });
 }
 

@@ -6,8 +6,8 @@
  * invocation may do 1,000 operations on KV, and has 128 MB:
  *
  * - A claim costs two operations (status written, item removed), so a tick claims some 280 to 450
- *   pages itself; what is to be claimed beyond that it hands to the consumer in groups of keys, each
- *   claimed with an invocation's operations of its own.
+ *   pages itself; what is to be claimed beyond that it hands to the consumer in groups of keys,
+ *   each claimed with an invocation's operations of its own.
  * - What no operation is left for waits for the next tick. Of the pages themselves it keeps what
  *   batches.js holds.
  *
@@ -28,9 +28,9 @@ const WANTED_AN_OPERATION = 5; // claimed or handed out in a tick, at most: 5,00
 /** So many ticks' worth is claimed at once where the census takes several: a lease has to last. */
 const MAX_TICKS = 4;
 /**
- * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare has
- * ended (its CPU, its memory) keeps one other from its work; where one takes longer, two at once do
- * no harm.
+ * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare
+ * has ended (its CPU, its memory) keeps one other from its work; where one takes longer, two at once
+ * do no harm.
  */
 const LOCK_SECONDS = 110;
 /** A batch that is open and in which nothing happens is looked at so often. */

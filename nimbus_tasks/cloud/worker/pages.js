@@ -43,19 +43,18 @@ const LOG_CHARACTERS = 6_000_000; // a value may have 25 MB, and a character fou
 export async function claimItems(cx, items, isCancelled) {
   const { pages, used } = await pagesBehind(cx, items);
   const [claims, cancelled] = [[], []];
-  for (const [page, status] of pages) {
-    if (await isCancelled(status.batch_id)) cancelled.push([page, asCancelled(status)]);
-    else claims.push([page, asClaimed(status, newClaim(cx))]);
-  }
-  const put = ([page, status]) => putStatus(cx, page, status);
-  await cx.kv.all([...cancelled, ...claims], put);
+  for (const [page, status] of pages)
+    if (await isCancelled(status.batch_id)) cancelled.push(page);
+    else claims.push(claimOf(cx, page, status));
+  await cx.kv.all(cancelled, (page) => putStatus(cx, page, asCancelled(pages.get(page))));
+  await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
   try {
-    await sendAll(cx, claims.map(jobOf));
+    await sendAll(cx, claims.map(({ job }) => job));
   } catch (error) {
     // Nothing was lost: the items are there still, and the pages are as if never claimed. One that
     // was sent all the same finds that its claim is over.
-    const before = claims.map(([page]) => [page, { ...pages.get(page), updated: iso() }]);
-    await cx.kv.all(before, put);
+    const back = ({ job, before }) => putStatus(cx, job.page_id, { ...before, updated: iso() });
+    await cx.kv.all(claims, back);
     throw error;
   }
   await cx.kv.all(used, (item) => cx.kv.delete(item));
@@ -93,16 +92,14 @@ function mayBeEarly({ lagSeconds }, item, status) {
   return !isObject(status) || isNewer(item, String(status.updated));
 }
 
-function newClaim({ leaseSeconds }) {
+/** A claim of a page: the message of it, and the status with it and without. */
+function claimOf({ leaseSeconds }, page, before) {
   const now = Date.now();
   const claim = crypto.randomUUID().replaceAll("-", "").slice(0, 16);
-  return { claim, claimed: iso(now), lease: iso(now + 1000 * leaseSeconds) };
-}
-
-/** The message of a claimed page, of its id and status. */
-function jobOf([page, { batch_id, attempts, processing }]) {
-  const { claim, started, lease } = processing;
-  return { page_id: page, batch_id, attempt: attempts, claim, claimed: started, lease };
+  const by = { claim, claimed: iso(now), lease: iso(now + 1000 * leaseSeconds) };
+  const claimed = asClaimed(before, by);
+  const { batch_id, attempts } = claimed;
+  return { job: { page_id: page, batch_id, attempt: attempts, ...by }, claimed, before };
 }
 
 /** Send messages in as few calls as a Queue allows. */

@@ -67,7 +67,13 @@ HELD: dict[str, tuple[dict[str, Any], bool]] = {
 _TIMES = (NOW, LEASE, "2026-11-24T07:00:00.123Z", "2020-01-01T00:00:00.000000Z", "x" * 41, 5, None)
 _TEXTS = ("", "a", "ü" * 300, "😀" * 90, 'with "quotes"\n', "\x7f\x1b", "x" * 3000, 7, None)
 _NUMBERS = (0, 1, 3.5, -2, 2**60, True, "4", None, 11)
-_USAGES = ({"tokens_in": 12, "tokens_out": 3, "cost": 0.5}, {"tokens_in": 4}, {"cost": "1"}, {}, 7)
+_USAGES: tuple[Any, ...] = (
+    {"tokens_in": 12, "tokens_out": 3, "cost": 0.5},
+    {"tokens_in": 4},
+    {"cost": "1"},
+    {},
+    7,
+)
 #: A field of a record, and what may be there: right, wrong, or long.
 _FIELDS: dict[str, tuple[Any, ...]] = {
     "status": (*PAGE_STATES, "unheard", None),

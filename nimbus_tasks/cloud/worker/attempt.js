@@ -11,7 +11,7 @@
 import { isObject, iso, toJson } from "./kv.js";
 import { PageError } from "./page_error.js";
 import { logEntry } from "./pages.js";
-import { cost, count, object } from "./records.js";
+import { usageFields } from "./records.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
@@ -160,11 +160,10 @@ function bad(message) {
 
 /** What a processor says that it has taken, if it says it as it should. */
 function usageFrom(given) {
-  const { tokens_in, tokens_out, cost: price = null } = object(given);
-  const isWhole = count(tokens_in) === tokens_in && count(tokens_out) === tokens_out;
-  if (!isWhole || tokens_in === undefined || tokens_out === undefined) return undefined;
-  if (price === null) return { tokens_in, tokens_out };
-  return cost(price) === undefined ? undefined : { tokens_in, tokens_out, cost: price };
+  const usage = usageFields(given);
+  const isPriced = given?.cost == null || usage.cost !== undefined;
+  const isWhole = usage.tokens_in !== undefined && usage.tokens_out !== undefined;
+  return isWhole && isPriced ? usage : undefined;
 }
 
 const briefly = (value) => String(JSON.stringify(value)).slice(0, 40);

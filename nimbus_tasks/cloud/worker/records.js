@@ -35,11 +35,12 @@ export const count = (value) => {
 };
 export const id = (value) =>
   typeof value === "string" && /^[A-Za-z0-9_-]{1,128}$/.test(value) ? value : undefined;
-export const cost = (value) => (number(value) >= 0 ? value : undefined);
 const priority = (value) => {
   const found = count(value);
   return found !== undefined && found >= 1 && found <= 10 ? found : undefined;
 };
+/** The first of the values that is what it should be. */
+const first = (read, ...values) => values.map(read).find((value) => value !== undefined);
 /** Those of the fields that are there. */
 export const known = (fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
@@ -184,16 +185,22 @@ function without(status, usage) {
  * cost}`, as far as it is known. It is in the outcome, and in `spent` while there is none.
  */
 function usageOf(status, more = {}) {
-  const { usage } = { ...object(status.error), ...object(status.result) };
-  const before = Object.keys(object(usage)).length ? usage : object(status.spent);
-  const sum = (name, read) => {
-    const there = [read(before[name]), more[name]].filter((value) => value !== undefined);
+  const parts = [status.spent, object(status.error).usage, object(status.result).usage];
+  const before = Object.assign({}, ...parts.map(usageFields));
+  const sum = (name) => {
+    const there = [before[name], more[name]].filter((value) => value !== undefined);
     return there.length ? Number((there[0] + (there[1] ?? 0)).toFixed(8)) : undefined;
   };
+  return known({ tokens_in: sum("tokens_in"), tokens_out: sum("tokens_out"), cost: sum("cost") });
+}
+
+/** Tokens and cost, as far as somebody gives them. */
+export function usageFields(given) {
+  const usage = object(given);
   return known({
-    tokens_in: sum("tokens_in", count),
-    tokens_out: sum("tokens_out", count),
-    cost: sum("cost", cost),
+    tokens_in: count(usage.tokens_in),
+    tokens_out: count(usage.tokens_out),
+    cost: number(usage.cost) >= 0 ? usage.cost : undefined,
   });
 }
 
@@ -208,8 +215,8 @@ function unknownOf(status) {
 /** The record in small, as metadata: one listing of these answers status, monitor and report. */
 export function small(status) {
   const state = STATES.includes(status.status) ? status.status : "failed";
-  const [processing, error] = [object(status.processing), object(status.error)];
-  const outcome = { ...error, ...object(status.result) };
+  const parts = [status.processing, status.result, status.error].map(object);
+  const [processing, result, error] = parts;
   const fields = known({
     status: state,
     batch_id: id(status.batch_id) ?? "",
@@ -220,18 +227,19 @@ export function small(status) {
     superseded_by: id(status.superseded_by),
   });
   if (state === "queued") return { ...fields, ...placeOf(status) };
-  const started = time((Object.keys(processing).length ? processing : outcome).started);
+  const started = first(time, ...parts.map((part) => part.started));
   if (state === "processing") {
     const step = clip(text(processing.current_step), STEP_BYTES);
     const [progress, lease] = [number(processing.progress), time(processing.lease)];
     return { ...fields, ...known({ started, step, progress, lease }) };
   }
-  const completed = time(outcome.completed) ?? time(outcome.timestamp);
-  const duration_ms = count(outcome.duration_ms);
+  const completed = first(time, result.completed, error.timestamp);
+  const duration_ms = first(count, result.duration_ms, error.duration_ms);
   const ended = known({ started, completed, duration_ms, ...usageOf(status) });
   if (state === "done") {
-    const result = { changes: count(outcome.changes), confidence: number(outcome.confidence) };
-    return { ...fields, ...ended, ...known(result) };
+    const changes = first(count, result.changes, error.changes);
+    const confidence = first(number, result.confidence, error.confidence);
+    return { ...fields, ...ended, ...known({ changes, confidence }) };
   }
   if (state !== "failed") return fields;
   const failed = { ...fields, ...ended, ...known({ code: clip(text(error.code), CODE_BYTES) }) };

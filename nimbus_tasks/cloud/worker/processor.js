@@ -24,7 +24,7 @@
  * - `new PageError("not now", "code", seconds)`: a service cannot do it now. The page comes again
  *   after so long, four times at most, and fails only then.
  *
- * With MAX_ATTEMPTS above 1, a page that has failed is tried again at once. At times a page is
- * processed twice, though one outcome counts: what is done elsewhere has to bear that.
+ * With MAX_ATTEMPTS above 1, a page that has failed is queued again. At times a page is processed
+ * twice, though one outcome counts: what is done elsewhere has to bear that.
  */
 export { default } from "./processors/@PROCESSOR@.js";

@@ -517,5 +517,5 @@ def test_a_store_that_is_deleted_while_it_is_used_is_noticed(
 def test_every_commit_is_synced_unless_the_store_need_not_be_durable(
     path: Path, durable: bool, level: int
 ) -> None:
-    with SqliteStore(path, create=True, durable=durable) as opened:
+    with closing(SqliteStore(path, create=True, durable=durable)) as opened:
         assert opened._db.execute("PRAGMA synchronous").fetchone() == (level,)

@@ -32,7 +32,6 @@ from nimbus_tasks.core.errors import (
     cannot_write,
 )
 from nimbus_tasks.core.project import Project, config_path, load_project
-from nimbus_tasks.core.queue import queue_items
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
 from nimbus_tasks.ui.style import Style
@@ -122,6 +121,22 @@ def _project(root: Path) -> Iterator[Check]:
     )  # fmt: skip
     yield _folder(project.folder)
     yield from _cloudflare(project) if project.store == "cloudflare" else _embedded(project)
+    yield from _wrangler(project)
+
+
+def _wrangler(project: Project) -> Iterator[Check]:
+    """Whether what ``nimbus.cloud.*`` need is there, where the project has a Worker."""
+    from nimbus_tasks.cloud.init import FOLDER
+    from nimbus_tasks.cloud.wrangler import CONFIG_NAME, load_worker, wrangler_version
+
+    folder = project.root / FOLDER
+    if not (folder / CONFIG_NAME).exists():
+        return
+    try:
+        load_worker(folder)
+        yield Check("wrangler", "ok", f"wrangler {wrangler_version(folder, project.root)} runs")
+    except UsageError as error:
+        yield Check("wrangler", "warning", f"nimbus.cloud.*: {error.message}", error.advice)
 
 
 def _folder(folder: Path) -> Check:
@@ -147,11 +162,8 @@ def _folder(folder: Path) -> Check:
 def _embedded(project: Project) -> Iterator[Check]:
     from nimbus_tasks.kv import health
 
-    path, version = project.store_path, health.sqlite_version()
-    note = ""
-    if health.has_wal_reset_bug():
-        note = " (can corrupt a log that two processes reset at once; our lock prevents that)"
-    yield Check("sqlite", "ok", f"SQLite {version}{note}")
+    path = project.store_path
+    yield Check("sqlite", "ok", f"SQLite {health.sqlite_version()}")
     if not path.exists() and not path.is_symlink():
         yield Check("store", "ok", f"no store yet; the first upload makes {path}")
         return
@@ -234,10 +246,10 @@ def _records(project: Project, where: str) -> Iterator[Check]:
     try:
         with project.open_store() as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
-            queued = sum(1 for _ in queue_items(reading, project.project_id))
-            queued += reading.hidden_items() or 0
-            open_heads = [head for head in heads if not head.is_final]
-            stalled = sum(len(batches.look(reading, h, utc_now()).stalled) for h in open_heads)
+            looks = [batches.look(reading, h, utc_now()) for h in heads if not h.is_final]
+            queued = sum(look.tally.counts["queued"] for look in looks)
+            stalled = sum(len(look.stalled) for look in looks)
+            has_ticked = reading.get(f"cloud:{project.project_id}:tick") is not None
             faults = store.faults()
     except NimbusError as error:
         advice = error.advice
@@ -251,6 +263,15 @@ def _records(project: Project, where: str) -> Iterator[Check]:
         return
     some = "1 batch" if len(heads) == 1 else f"{len(heads):,} batches"
     yield Check("store", "ok", f"{where}: {some}, {pages(queued)} queued")
+    if has_ticked and project.engine == "python":
+        yield Check(
+            "worker",
+            "warning",
+            "a Worker has processed pages here, which the configuration does not name: the"
+            " commands ask for nimbus.worker, and the two would do pages twice",
+            "If it is still deployed, run invoke nimbus.cloud.deploy, or set"
+            f" cloudflare.worker_namespace_id in {config_path(project.root)} to the namespace_id.",
+        )
     if stalled:
         yield Check(
             "claims",

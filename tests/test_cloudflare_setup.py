@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nimbus_tasks.core.errors import UsageError
-from nimbus_tasks.core.project import load_project
+from nimbus_tasks.core.project import load_project, save_project
 from nimbus_tasks.doctor import Check, examine
 from nimbus_tasks.init import init_project
 from nimbus_tasks.upload.preflight import upload_cost
@@ -183,6 +184,21 @@ def test_the_doctor_tells_lag_from_failure(root: Path, server: KVServer) -> None
     check = found(root)["access"]
     assert check.level == "warning"
     assert "did not have it yet" in check.detail
+
+
+def test_the_doctor_sees_a_worker_that_the_configuration_does_not_name(
+    root: Path, server: KVServer
+) -> None:
+    assert "worker" not in found(root)
+    project = load_project(root)
+    with project.open_store() as store:
+        store.put(f"cloud:{project.project_id}:tick", "{}")  # what a tick of its leaves
+    check = found(root)["worker"]
+    assert check.level == "warning"
+    assert "worker_namespace_id" in str(check.advice)
+    cloudflare = {**project.cloudflare, "worker_namespace_id": server.namespace}
+    save_project(replace(project, cloudflare=cloudflare))
+    assert "worker" not in found(root)
 
 
 def test_the_doctors_document_has_no_secret(root: Path) -> None:

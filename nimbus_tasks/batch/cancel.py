@@ -1,6 +1,7 @@
 """``nimbus.batch.cancel``: no queued page of the batch starts any more.
 
-Pages in flight finish and keep their result. The batch must be named: what is cancelled by a slip
+Pages in flight finish and keep their result; of those that the Worker has claimed, the ones that
+wait for its consumer are cancelled too. The batch must be named: what is cancelled by a slip
 takes a retry to bring back.
 """
 
@@ -19,7 +20,7 @@ from nimbus_tasks.core.clock import now_iso
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.lifecycle import Intent, is_finished
 from nimbus_tasks.core.pages import in_groups, read_statuses, status_entries
-from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.core.project import WORKER_ENGINES, Project, load_project
 from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
@@ -136,20 +137,23 @@ def cancel(
     if json:
         console.document(cancelled.to_json())
     else:
-        console.say(*_lines(cancelled, console.style))
+        console.say(*_lines(cancelled, console.style, project.engine))
     return cancelled
 
 
-def _lines(cancelled: Cancelled, style: Style) -> list[str]:
+def _lines(cancelled: Cancelled, style: Style, engine: str) -> list[str]:
     sign, name = style.sign(cancelled.status), style.bold(cancelled.batch_id)
     if cancelled.was_finished:
         return [
             f"{sign} {name} has ended already: {style.state(cancelled.status)}; nothing changed"
         ]
     lines = [f"{sign} {name}: {style.state(cancelled.status)}"]
+    they = ", which finish and keep their result"
+    if engine in WORKER_ENGINES:  # its claims wait in a Queue, and are looked at once more
+        they = ": those that have begun finish and keep their result, the rest is cancelled"
     for count, what in (
         (cancelled.cancelled, "cancelled before they began"),
-        (cancelled.in_flight, "in flight, which finish and keep their result"),
+        (cancelled.in_flight, f"in flight{they}"),
         (cancelled.finished_before, "had ended before"),
     ):
         if count:

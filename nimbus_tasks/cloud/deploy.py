@@ -92,6 +92,11 @@ def plan(worker: WorkerConfig, environment: Mapping[str, str]) -> list[Step]:
 
 def check_worker(worker: WorkerConfig, project: Project) -> None:
     """Raises :class:`UsageError` for what would not work on Cloudflare."""
+    if project.engine == "dev":
+        raise UsageError(
+            "this is the configuration of nimbus.cloud.dev, whose KV is on this machine",
+            advice="Deploy with the project's own: unset NIMBUS_CONFIG.",
+        )
     if worker.project_id != project.project_id:
         raise UsageError(
             f"the Worker is of project {worker.project_id}, and this one is {project.project_id}",

@@ -19,10 +19,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
+from invoke.exceptions import Exit
 
 from nimbus_tasks.cloud.init import worker_folder
-from nimbus_tasks.cloud.wrangler import WorkerConfig, find_wrangler, last_words, load_worker
-from nimbus_tasks.command import check_int, check_seconds, command, project_root
+from nimbus_tasks.cloud.wrangler import (
+    NEWER_ADVICE,
+    WorkerConfig,
+    find_wrangler,
+    last_words,
+    load_worker,
+)
+from nimbus_tasks.command import (
+    EXIT_INTERRUPTED,
+    check_int,
+    check_seconds,
+    command,
+    project_root,
+)
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import (
     Project,
@@ -39,6 +52,7 @@ CONFIG_NAME = "dev.json"
 DEFAULT_PORT = 8787
 DEFAULT_TICK_SECONDS = 5.0
 READY_SECONDS = 60.0
+_API = "/cdn-cgi/local/explorer/api"
 _READY = re.compile(r"Ready on (http://127\.0\.0\.1:[1-9]\d*)")
 
 
@@ -53,13 +67,9 @@ class LocalWorker:
 
     def tick(self) -> None:
         """Do what the cron trigger does. Raises :class:`UsageError` if wrangler has ended."""
-        import urllib.request
-
-        url = f"{self.address}/cdn-cgi/local/scheduled?cron=*+*+*+*+*"
-        # No proxy: it is on this machine. A tick that fails is in the log, and another follows.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with suppress(OSError), opener.open(url, timeout=600) as answer:
-            answer.read()
+        # A tick that fails is in the log, and another follows.
+        with suppress(OSError):
+            _ask(f"{self.address}/cdn-cgi/local/scheduled?cron=*+*+*+*+*", 600)
         if self.process.poll() is not None:
             raise _ended(self.log)
 
@@ -100,6 +110,7 @@ def running(
         )
     try:
         address = _address_when_ready(process, log)
+        _check_api(address, log)
         config = worker.folder / CONFIG_NAME
         write_atomically(config, [_config_for(root, worker, address)])
         yield LocalWorker(address, config, log, process)
@@ -115,7 +126,7 @@ def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:
         project: Project = load_project(root)
     except UsageError:
         project = new_project(root)
-    api_base = f"{address}/cdn-cgi/local/explorer/api"
+    api_base = f"{address}{_API}"
     local = replace(
         project,
         project_id=worker.project_id,
@@ -137,6 +148,28 @@ def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
             return ready[1]
         time.sleep(0.05)
     raise _ended(log)
+
+
+def _check_api(address: str, log: Path) -> None:
+    """Raises :class:`UsageError` where wrangler is one that has its local KV elsewhere."""
+    try:
+        _ask(f"{address}{_API}/storage/kv/namespaces", 30)
+    except OSError as error:
+        banner = re.search(r"wrangler \d+\.\d+\.\d+", log.read_text(encoding="utf-8"))
+        raise UsageError(
+            f"{banner[0] if banner else 'wrangler'} does not serve its local KV at {_API}",
+            advice=NEWER_ADVICE,
+        ) from error
+
+
+def _ask(url: str, seconds: float) -> None:
+    """Raises :class:`OSError` where the answer is none or an error."""
+    import urllib.request
+
+    # No proxy: it is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=seconds) as answer:
+        answer.read()
 
 
 def _ended(log: Path) -> UsageError:
@@ -183,15 +216,24 @@ def dev(
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     console.note("Starting wrangler …")
-    with running(root, worker, program, number) as local:
-        style = console.style
-        console.say(
-            f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
-            "   in another terminal:",
-            f"   export NIMBUS_CONFIG={shlex.quote(path_here(local.config))}",
-            "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
-            style.dim(f"   Ctrl-C ends it; its log: {path_here(local.log)}"),
-        )
-        while True:
-            local.tick()
-            time.sleep(seconds)
+    try:
+        with running(root, worker, program, number) as local:
+            _say_how(console, local, seconds)
+            while True:
+                local.tick()
+                time.sleep(seconds)
+    except KeyboardInterrupt:
+        console.note("")  # behind the terminal's ^C
+        console.note("Stopped: the Worker runs no more; what is in its KV stays.")
+        raise Exit(code=EXIT_INTERRUPTED) from None
+
+
+def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:
+    style = console.style
+    console.say(
+        f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
+        "   in another terminal:",
+        f"   export NIMBUS_CONFIG={shlex.quote(path_here(local.config))}",
+        "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
+        style.dim(f"   Ctrl-C ends it; its log: {path_here(local.log)}"),
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 from invoke.context import Context
 
-from nimbus_tasks.cloud.wrangler import CONFIG_NAME, NO_NAMESPACE
+from nimbus_tasks.cloud.wrangler import CONFIG_NAME, NO_NAMESPACE, wrangler_version
 from nimbus_tasks.command import JSON_HELP, check_text, command, project_root
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import (
@@ -163,6 +163,10 @@ def init(
     written = write_worker(project, target, processor=processor, url=url, model=model)
     if not exists:
         create_project(project)
+    try:
+        wrangler_version(target, root)
+    except UsageError as error:  # what has been written is right all the same
+        console.warning(f"what runs it is missing: {error.message}", error.advice)
     if json:
         console.document(written.to_json())
     else:

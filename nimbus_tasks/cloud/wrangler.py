@@ -21,6 +21,8 @@ CONFIG_NAME = "wrangler.jsonc"
 #: What stands for a namespace that is not made yet.
 NO_NAMESPACE = "0" * 32
 INSTALL_ADVICE = "Install it in the project with: npm install --save-dev wrangler"
+NEWER_ADVICE = "Get the newest with: npm install --save-dev wrangler@latest (it wants Node 22)."
+OLDEST_MAJOR = 4
 PERMISSIONS = "Workers Scripts: Edit, Workers KV Storage: Edit, Queues: Edit"
 
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -30,6 +32,9 @@ _LABEL = re.compile(r"^(✘ )?(\[ERROR\]|\[wrangler:error\]) ")
 _NOT_LOGGED_IN = re.compile(
     r"not authenticated|wrangler login|set a CLOUDFLARE_API_TOKEN|Not logged in", re.IGNORECASE
 )
+_OLD_NODE = re.compile(r"requires at least Node")
+_PLACE = re.compile(r"\S+:\d+:\d+:")
+_VERSION = re.compile(r"\b(\d+)\.\d+\.\d+\b")
 _REFUSED_TOKEN = re.compile(r"code: (10000|9109|10001)\b|Authentication error", re.IGNORECASE)
 
 
@@ -60,7 +65,7 @@ def load_worker(folder: Path) -> WorkerConfig:
     path = folder / CONFIG_NAME
     try:
         config = parse_jsonc(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"there is no Worker in {folder} (no {CONFIG_NAME})",
             advice="Write one with: invoke nimbus.cloud.init",
@@ -112,12 +117,33 @@ def find_wrangler(*folders: Path) -> str:
     raise UsageError("wrangler is not installed", advice=INSTALL_ADVICE)
 
 
+def wrangler_version(*folders: Path) -> str:
+    """The version of the program that :func:`find_wrangler` finds, by starting it.
+
+    Raises :class:`UsageError` where it does not run, for the want of a newer Node say, or is of
+    before :data:`OLDEST_MAJOR`.
+    """
+    program = find_wrangler(*folders)
+    try:
+        said = run_wrangler(program, Path.cwd(), ("--version",))
+    except StoreError as error:
+        raise UsageError(
+            f"wrangler does not run: {error.message}", advice=INSTALL_ADVICE
+        ) from error
+    found = _VERSION.search(said)
+    if found is None or int(found[1]) < OLDEST_MAJOR:
+        which = "of no version" if found is None else found[0]
+        raise UsageError(f"wrangler is {which}, and {OLDEST_MAJOR} is needed", advice=NEWER_ADVICE)
+    return found[0]
+
+
 def run_wrangler(
     program: str, folder: Path, arguments: Sequence[str], secret: str | None = None
 ) -> str:
     """Run wrangler in ``folder`` and return what it says; ``secret`` goes to its stdin.
 
-    Raises :class:`UsageError` where nobody is logged in, :class:`StoreError` for any other refusal.
+    Raises :class:`UsageError` where nobody is logged in or Node is too old for it,
+    :class:`StoreError` for any other refusal.
     """
     try:
         ran = subprocess.run(
@@ -139,6 +165,8 @@ def run_wrangler(
         said = without_secret(said, hidden)
     if ran.returncode == 0:
         return said
+    if _OLD_NODE.search(said):
+        raise UsageError(last_words(said), advice="See https://nodejs.org.")
     if _NOT_LOGGED_IN.search(said):
         raise UsageError(
             "nobody is logged in to Cloudflare",
@@ -153,10 +181,12 @@ def last_words(said: str) -> str:
     """The line of a log that tells what was wrong."""
     lines = [line.strip(" │┃\t") for line in _ESCAPES.sub("", said).splitlines()]
     lines = [line for line in lines if line]
-    errors = [line for line in lines if re.search(r"error|✘|must|cannot", line, re.IGNORECASE)]
+    errors = [line for line in lines if "[ERROR]" in line][-1:]  # the last: warnings go before
+    errors += [line for line in lines if re.search(r"error|✘|must|cannot", line, re.IGNORECASE)]
     line = (errors or lines or ["it said nothing"])[0]
-    if "Cloudflare API" in line and line != lines[-1]:
-        line = f"{line} {lines[lines.index(line) + 1]}"  # what the API answered
+    after = [*lines[lines.index(line) + 1 :], ""][0] if lines else ""
+    if "Cloudflare API" in line or _PLACE.fullmatch(after):
+        line = f"{line} {after}".strip()  # what the API answered, or where in the code it is
     return _LABEL.sub("", line)[:300]
 
 

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = ".nimbus/maps"
 STORES = ("sqlite", "cloudflare")
 QUEUES = ("keys", "document", "cloudflare-queues")
+#: Those of :attr:`Project.engine` that are a Worker.
+WORKER_ENGINES = ("cloudflare", "dev")
 #: What file systems without hard links answer.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 #: Nobody writes a report for so long.
 _ABANDONED_SECONDS = 3600.0
-_INIT_ADVICE = "Write a new one with: invoke nimbus.init --force"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def load_project(root: Path) -> Project:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     except NoJsonError as error:
-        raise UsageError(f"{path} {error}", advice=_INIT_ADVICE) from error
+        raise UsageError(f"{path} {error}", advice=_mending()) from error
     return _parse_config(root, path, config)
 
 
@@ -276,12 +277,21 @@ def write_atomically(path: Path, parts: Iterator[str] | list[str]) -> None:
         raise cannot_write(path, error) from error
 
 
+def _mending() -> str:
+    """What to do about a configuration that cannot be read."""
+    if os.environ.get("NIMBUS_CONFIG"):
+        return (
+            "NIMBUS_CONFIG names it: unset that, or mend it (nimbus.cloud.dev writes its own anew)."
+        )
+    return "Write a new one with: invoke nimbus.init --force"
+
+
 def _parse_config(root: Path, path: Path, config: object) -> Project:
     if not isinstance(config, dict):
-        raise UsageError(f"{path} holds no JSON object", advice=_INIT_ADVICE)
+        raise UsageError(f"{path} holds no JSON object", advice=_mending())
     project_id = config.get("project_id")
     if not is_id(project_id):
-        raise UsageError(f"{path}: 'project_id' is missing or is no id", advice=_INIT_ADVICE)
+        raise UsageError(f"{path}: 'project_id' is missing or is no id", advice=_mending())
     for name, known, default in (("store", STORES, "sqlite"), ("queue", QUEUES, "keys")):
         if config.get(name, default) not in known:
             raise UsageError(
@@ -293,7 +303,7 @@ def _parse_config(root: Path, path: Path, config: object) -> Project:
     title = config.get("name")
     cloudflare = config.get("cloudflare", {})
     if not isinstance(cloudflare, dict):
-        raise UsageError(f"{path}: 'cloudflare' is no object", advice=_INIT_ADVICE)
+        raise UsageError(f"{path}: 'cloudflare' is no object", advice=_mending())
     return Project(
         root=root,
         project_id=str(project_id),

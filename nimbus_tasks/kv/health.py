@@ -10,18 +10,10 @@ from pathlib import Path
 #: What SQLite needs at the least beside an empty log: its index of it, and the log's first pages.
 _NEEDED_BYTES = 65_536
 
-#: The first SQLite in which two processes cannot corrupt a write-ahead log by resetting it at once.
-SAFE_WAL_VERSION = (3, 51, 3)
-
 
 def sqlite_version() -> str:
     """The version of the SQLite library that this Python uses."""
     return sqlite3.sqlite_version
-
-
-def has_wal_reset_bug() -> bool:
-    """Whether this SQLite has the rare corruption that our lock round checkpoints prevents."""
-    return (3, 7, 0) <= sqlite3.sqlite_version_info < SAFE_WAL_VERSION
 
 
 def free_bytes(folder: Path) -> int:

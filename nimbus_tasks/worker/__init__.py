@@ -27,7 +27,7 @@ from nimbus_tasks.command import (
 )
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
-from nimbus_tasks.core.project import Project, load_project
+from nimbus_tasks.core.project import WORKER_ENGINES, Project, config_path, load_project
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.processors import Processor, load_processor
@@ -123,6 +123,13 @@ def worker(
     chosen = _chosen(c, processor, command)
     if dry_run:
         return _rehearse(c, console, project, chosen, batch)
+    if project.engine in WORKER_ENGINES:
+        whose = "nimbus.cloud.dev" if project.engine == "dev" else "nimbus.cloud.deploy"
+        raise UsageError(
+            f"the Worker of {whose} processes the pages of this project; two would do them twice",
+            advice="Watch it with: invoke nimbus.batch.monitor. To process them here instead, take"
+            f" cloudflare.worker_namespace_id out of {config_path(project.root)}.",
+        )
     with (
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
         stdout_to_stderr(),

@@ -222,6 +222,19 @@ def test_a_newer_state_of_somebody_else_is_taken_at_once(
         assert entry.value == value
 
 
+def test_each_look_asks_for_a_head_anew_and_a_worker_does_not(
+    connect: Open, server: KVServer
+) -> None:
+    watching = connect("there")
+    for status in ("uploading", "queued"):
+        connect("here").put("batch:p:a", "{}", {"status": status})
+        with watching.snapshot() as look:
+            assert look.head("batch:p:a") == KeyInfo("batch:p:a", {"status": status})
+    requests(server)
+    assert watching.head("batch:p:a") is not None  # where it looks each second for a cancel
+    assert requests(server) == []
+
+
 def test_what_was_deleted_here_is_gone_though_a_listing_has_it(
     connect: Open, server: KVServer, time: Time
 ) -> None:

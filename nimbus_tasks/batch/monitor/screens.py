@@ -16,6 +16,7 @@ from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
+from nimbus_tasks.core.project import WORKER_ENGINES
 from nimbus_tasks.ui.batch_view import batch_lines, failure_line
 from nimbus_tasks.ui.console import Console, can_redraw
 from nimbus_tasks.ui.figures import duration, pages, percent, rate, time_left
@@ -60,7 +61,8 @@ class Screen:
             return
         batch_id = view.head.batch_id
         at_work = len(view.in_flight) > len(view.stalled)
-        how = "goes on" if at_work else "stays as it is, and waits for a worker"
+        goes_on = at_work or view.engine in WORKER_ENGINES
+        how = "goes on" if goes_on else "stays as it is, and waits for a worker"
         self.console.note(f"Detached; {batch_id} {how}. To watch it again:")
         self.console.note(f"   invoke nimbus.batch.monitor --batch={batch_id}")
 

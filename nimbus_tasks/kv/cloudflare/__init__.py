@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 OFFICIAL_API = "https://api.cloudflare.com/client/v4/accounts"
 TOKEN_VARIABLE, ACCOUNT_VARIABLE = "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID"
-_CONFIG = ".nimbus/project-config.json"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def config_name() -> str:
+    """The configuration file, as a person is told to look into it."""
+    return os.environ.get("NIMBUS_CONFIG") or ".nimbus/project-config.json"
 
 
 def open_cloudflare(
@@ -110,7 +115,7 @@ def checked_namespace(config: Mapping[str, Any]) -> str:
     namespace = config.get("namespace_id")
     if not isinstance(namespace, str) or not _ID.fullmatch(namespace):
         raise UsageError(
-            f"'cloudflare.namespace_id' is missing from {_CONFIG}, or is no id",
+            f"'cloudflare.namespace_id' is missing from {config_name()}, or is no id",
             advice="Give nimbus.init --namespace-id=ID, as 'wrangler kv namespace list' shows it.",
         )
     return namespace
@@ -121,7 +126,7 @@ def checked_queue(config: Mapping[str, Any]) -> str:
     queue_id = config.get("queue_id")
     if not isinstance(queue_id, str) or not _ID.fullmatch(queue_id):
         raise UsageError(
-            f"'cloudflare.queue_id' is missing from {_CONFIG}, or is no id",
+            f"'cloudflare.queue_id' is missing from {config_name()}, or is no id",
             advice="Give nimbus.init --queue-id=ID, as 'wrangler queues list' shows it.",
         )
     return queue_id
@@ -132,12 +137,12 @@ def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str
     base = config.get("api_base")
     if base:
         if not isinstance(base, str):
-            raise UsageError(f"'cloudflare.api_base' in {_CONFIG} is no address")
+            raise UsageError(f"'cloudflare.api_base' in {config_name()} is no address")
         return base.rstrip("/")
     account = config.get("account_id") or environment.get(ACCOUNT_VARIABLE)
     if not isinstance(account, str) or not _ID.fullmatch(account):
         raise UsageError(
             "the Cloudflare account is not known, or is no id",
-            advice=f"Set {ACCOUNT_VARIABLE}, or 'cloudflare.account_id' in {_CONFIG}.",
+            advice=f"Set {ACCOUNT_VARIABLE}, or 'cloudflare.account_id' in {config_name()}.",
         )
     return f"{OFFICIAL_API}/{account}"

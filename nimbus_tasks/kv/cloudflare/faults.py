@@ -13,6 +13,7 @@ import requests
 import urllib3
 
 from nimbus_tasks.core.errors import StoreError, StoreUnreachableError
+from nimbus_tasks.kv.cloudflare import config_name
 from nimbus_tasks.kv.cloudflare.secret import without_secret
 
 #: The server's own troubles, and those of Cloudflare's edge with it: they pass.
@@ -26,7 +27,6 @@ _TOKEN_CODES = {1000, 6003, 6111, 9103, 9106, 9109}
 _NO_NAMESPACE = 10013
 _DAY_IS_OVER = 10048
 _NO_ROUTE_CODES = {7000, 7003}
-_CONFIG = ".nimbus/project-config.json"
 
 
 class Kind(Enum):
@@ -36,6 +36,7 @@ class Kind(Enum):
     THROTTLED = "retried for as long as the five-minute block may last"
     FAILING = "retried for a while, twice at the least: somebody is there"
     UNREACHABLE = "retried for a while"
+    NOT_RUNNING = "retried for a second: a server of this machine that is not started"
 
 
 class Service(NamedTuple):
@@ -88,10 +89,14 @@ class Fault:
 
 
 class Faults:
-    """Reads answers and exceptions. ``secret`` is taken out of every text that is passed on."""
+    """Reads answers and exceptions. ``secret`` is taken out of every text that is passed on;
+    ``is_wrangler`` says that the server is the one of wrangler on this machine."""
 
-    def __init__(self, server: str, secret: str | None, service: Service = KV) -> None:
+    def __init__(
+        self, server: str, secret: str | None, service: Service = KV, *, is_wrangler: bool = False
+    ) -> None:
         self._server = server
+        self._is_wrangler = is_wrangler
         self._secret = secret
         self._service = service
 
@@ -115,6 +120,8 @@ class Faults:
             return self._unreachable("it does not answer")
         if _has(causes, urllib3.exceptions.NewConnectionError):
             refused = _has(causes, ConnectionRefusedError)
+            if refused and self._is_wrangler:
+                return self._not_running()
             return self._unreachable("connection refused" if refused else "no way there")
         if isinstance(error, requests.exceptions.ConnectionError):
             broke = f"the connection to {self._server} broke"
@@ -128,7 +135,8 @@ class Faults:
         return Fault(
             Kind.PERMANENT,
             f"a request to {self._server} is not possible ({type(error).__name__})",
-            f"Check cloudflare.api_base in {_CONFIG}, the proxy settings and REQUESTS_CA_BUNDLE.",
+            f"Check cloudflare.api_base in {config_name()}, the proxy settings and"
+            " REQUESTS_CA_BUNDLE.",
         )
 
     def of_response(self, response: requests.Response) -> Answer | Fault:
@@ -138,8 +146,8 @@ class Faults:
             return Fault(
                 Kind.PERMANENT,
                 f"{self._server} redirects elsewhere (HTTP {status}): the API never redirects",
-                f"Check cloudflare.api_base in {_CONFIG}, and for a proxy or a login page on the"
-                " way. The token was not sent on.",
+                f"Check cloudflare.api_base in {config_name()}, and for a proxy or a login page on"
+                " the way. The token was not sent on.",
             )
         asked = retry_after(response)
         if status == 429:
@@ -166,7 +174,7 @@ class Faults:
         return Fault(
             Kind.PERMANENT,
             f"{self._server} answers {what} in a form that is not {self._service.whose}",
-            f"Check cloudflare.api_base in {_CONFIG}.",
+            f"Check cloudflare.api_base in {config_name()}.",
         )
 
     def cut_off(self) -> Fault:
@@ -232,7 +240,7 @@ class Faults:
             return Fault(
                 Kind.PERMANENT,
                 f"the account has no such {self._service.part} ({told})",
-                f"Check {self._service.setting} in {_CONFIG}; {self._service.listing} names"
+                f"Check {self._service.setting} in {config_name()}; {self._service.listing} names"
                 " those there are.",
             )
         if status == 404 or codes & _NO_ROUTE_CODES:
@@ -240,7 +248,7 @@ class Faults:
                 Kind.PERMANENT,
                 f"no such account or {self._service.part} ({told})",
                 "Check CLOUDFLARE_ACCOUNT_ID, or cloudflare.account_id, and"
-                f" {self._service.setting} in {_CONFIG}.",
+                f" {self._service.setting} in {config_name()}.",
             )
         return Fault(
             Kind.PERMANENT,
@@ -255,15 +263,24 @@ class Faults:
             Kind.PERMANENT,
             f"{self._server} answers something that is not its API's: HTTP"
             f" {response.status_code}, {sort}: {beginning or '(nothing)'}",
-            f"Check cloudflare.api_base in {_CONFIG}, and for a proxy or a login page on the way.",
+            f"Check cloudflare.api_base in {config_name()}, and for a proxy or a login page on the"
+            " way.",
         )
 
     def _unreachable(self, why: str) -> Fault:
         return Fault(
             Kind.UNREACHABLE,
             f"{self._server} cannot be reached: {why}",
-            f"Check the network, the proxy settings and cloudflare.api_base in {_CONFIG}.",
+            f"Check the network, the proxy settings and cloudflare.api_base in {config_name()}.",
             f"cannot be reached ({why})",
+        )
+
+    def _not_running(self) -> Fault:
+        return Fault(
+            Kind.NOT_RUNNING,
+            f"the local Worker is not running: {self._server} refuses the connection",
+            f"Start it with: invoke nimbus.cloud.dev (the address is that of {config_name()}).",
+            "refuses the connection",
         )
 
     def _passing(self, message: str, brief: str) -> Fault:

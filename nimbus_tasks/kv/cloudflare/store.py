@@ -149,7 +149,9 @@ class CloudflareStore(Store):
         # While somebody is sending, the journal does not know all that has been written.
         if ours is not None and is_fresh and self._journal.sending_since() is None:
             return None if ours.written.is_deletion else KeyInfo(key, ours.metadata)
-        if self._is_fresh(at) and not is_fresh:
+        # Who takes a snapshot outside a transaction, a monitor say, wants to see what there is now.
+        is_look = self._cache is not None and self._pending is None
+        if self._is_fresh(at) and not is_fresh and not is_look:
             return known
         info = None if self._is_absent(key) else super().head(key)
         self._heads[key] = (self._clock(), info)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import urllib3
 
 from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.kv.cloudflare import config_name
 from nimbus_tasks.kv.cloudflare.faults import (
     KV,
     LONGEST_WAIT_SECONDS,
@@ -39,6 +40,10 @@ REQUESTS_A_WINDOW = 1200
 _RESERVE = 8
 #: About what one look of a monitor costs.
 _REQUESTS_A_LOOK = 4
+#: What wrangler's own server has in its addresses.
+WRANGLER_ROUTES = "/cdn-cgi/local/"
+#: A server of this machine that is just being started anew is there again within about a second.
+_RESTART_SECONDS = 1.5
 #: Of what fails: the first wait, which doubles, and the longest.
 FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 8.0
 
@@ -151,7 +156,8 @@ class _Patience:
         # Where nobody answers, the next try may take as long as this one.
         ahead = wait + (took if fault.kind is Kind.UNREACHABLE else 0.0)
         is_due = fault.kind is Kind.FAILING and self.tries <= 2
-        if self.spent + ahead > self.seconds and not is_due:
+        seconds = _RESTART_SECONDS if fault.kind is Kind.NOT_RUNNING else self.seconds
+        if self.spent + ahead > seconds and not is_due:
             return None
         self.spent += wait
         return wait
@@ -203,7 +209,12 @@ class Transport:
         # The default sleep ends when the client is closed: Ctrl-C does not wait for five minutes.
         self.pacer = Pacer(on_wait, sleep or self._closed.wait, clock)
         self._server = "Cloudflare" if address.host == OFFICIAL_HOST else address.host
-        self.faults = Faults(self._server, token, service)
+        self.faults = Faults(
+            self._server,
+            token,
+            service,
+            is_wrangler=address.is_loopback and WRANGLER_ROUTES in prefix,
+        )
         self.is_local = address.is_loopback
         self._session = quiet_session(address, token, IN_FLIGHT + 2)
 
@@ -275,7 +286,7 @@ class Transport:
 def checked_address(prefix: str) -> Address:
     """Where an API lies. Raises :class:`UsageError` for what is no address, or for plain HTTP to
     another machine: the token goes over TLS or stays here."""
-    advice = "Check cloudflare.api_base in .nimbus/project-config.json."
+    advice = f"Check cloudflare.api_base in {config_name()}."
     address = read_address(prefix)
     if address is None:
         raise UsageError("cloudflare.api_base is no http or https address of an API", advice=advice)

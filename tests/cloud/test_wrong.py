@@ -1,0 +1,171 @@
+"""What a person meets of ``nimbus.cloud.*`` and of a project whose pages a Worker processes, where
+something is missing, too old, stopped or mixed up: one line that says so, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from nimbus_tasks.batch.cancel import Cancelled, _lines
+from nimbus_tasks.cloud.dev import _check_api
+from nimbus_tasks.cloud.wrangler import find_wrangler, last_words, run_wrangler, wrangler_version
+from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.doctor import Check, examine
+from nimbus_tasks.ui.style import Style
+from tests.factories import invoke
+
+OLD_NODE = "Wrangler requires at least Node.js v22.12.0. You are using v20.20.2. Please update."
+ZEROS = "0" * 32
+
+
+def refused(root: Path, *arguments: str, code: int, **environment: str) -> str:
+    """What a command says last, that says nothing on standard output."""
+    ran = invoke(root, *arguments, timeout=60, **environment)
+    assert (ran.returncode, ran.stdout) == (code, ""), ran.stderr
+    assert "Traceback" not in ran.stderr
+    return ran.stderr.splitlines()[-1]
+
+
+def checks(root: Path) -> dict[str, Check]:
+    return {check.name: check for check in examine(root)}
+
+
+@pytest.fixture
+def wrangler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for wrangler: fails with what is in a file, or says the version that is there."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    says = tools / "says"
+    program = tools / "wrangler"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsaid = open({str(says)!r}).read()\nprint(said)\n"
+        "sys.exit('Node' in said)\n"
+    )
+    program.chmod(0o755)
+    (tools / "node").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    return says
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (OLD_NODE, "at least Node.js v22.12.0"),
+        (" ⛅️ wrangler 3.114.17 (update available 4.164.0)", "3.114.17, and 4 is needed"),
+        ("", "of no version"),
+    ],
+)
+def test_a_wrangler_that_does_not_do(tmp_path: Path, wrangler: Path, said: str, words: str) -> None:
+    wrangler.write_text(said)
+    with pytest.raises(UsageError, match=words):
+        wrangler_version(tmp_path)
+    ran = invoke(tmp_path, "nimbus.cloud.init", PATH=os.environ["PATH"])
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (0, 1)
+    assert words in ran.stderr
+    check = checks(tmp_path)["wrangler"]
+    assert check.level == "warning"
+    assert words in check.detail
+
+
+def test_a_wrangler_that_does(tmp_path: Path, wrangler: Path) -> None:
+    wrangler.write_text("4.164.0")
+    assert wrangler_version(tmp_path) == "4.164.0"
+    assert invoke(tmp_path, "nimbus.cloud.init", PATH=os.environ["PATH"]).stderr == ""
+    assert checks(tmp_path)["wrangler"].detail == "wrangler 4.164.0 runs"
+    (tmp_path / "cloud" / "wrangler.jsonc").write_text("{ broken")
+    assert "cannot be read" in checks(tmp_path)["wrangler"].detail
+
+
+def test_a_node_that_is_too_old_is_no_fault_of_the_store(tmp_path: Path, wrangler: Path) -> None:
+    wrangler.write_text(OLD_NODE)
+    with pytest.raises(UsageError, match="at least Node"):
+        run_wrangler(find_wrangler(tmp_path), tmp_path, ("deploy",))
+
+
+def test_the_last_error_is_told_and_no_warning_before_it() -> None:
+    log = (
+        "[wrangler:warn] Unable to fetch the `Request.cf` object!\n"
+        "Error: getaddrinfo ENOTFOUND workers.cloudflare.com\n"
+        "✘ [ERROR] Build failed with 1 error:\n\n"
+        "  ✘ [ERROR] Unexpected end of file\n\n      processor.js:2:0:\n"
+        "🪵  Logs were written to x.log\n"
+    )
+    assert last_words(log) == "Unexpected end of file processor.js:2:0:"
+
+
+def test_a_wrangler_whose_kv_is_elsewhere(tmp_path: Path) -> None:
+    log = tmp_path / "dev.log"
+    log.write_text(" ⛅️ wrangler 4.86.0 (update available 4.164.0)\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # knows no GET
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UsageError, match=r"wrangler 4\.86\.0 does not serve its local KV"):
+            _check_api(f"http://127.0.0.1:{server.server_port}", log)
+        server.shutdown()
+
+
+# --- with the configuration of nimbus.cloud.dev ---
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> dict[str, str]:
+    """The environment of a project whose local Worker is not running."""
+    invoke(tmp_path, "nimbus.cloud.init", "--url=https://pages.example.com/")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        base = f"http://127.0.0.1:{free.getsockname()[1]}/cdn-cgi/local/explorer/api"
+    own = json.loads((tmp_path / ".nimbus" / "project-config.json").read_text())
+    cloudflare = {"namespace_id": ZEROS, "worker_namespace_id": ZEROS, "api_base": base}
+    config = tmp_path / "cloud" / "dev.json"
+    config.write_text(json.dumps({**own, "store": "cloudflare", "cloudflare": cloudflare}))
+    return {"NIMBUS_CONFIG": "cloud/dev.json"}
+
+
+@pytest.mark.parametrize("task", ["upload", "batch.status", "batch.monitor"])
+def test_a_worker_that_is_not_running_is_said_at_once(
+    tmp_path: Path, dev: dict[str, str], task: str
+) -> None:
+    (tmp_path / ".nimbus" / "maps").mkdir(exist_ok=True)
+    (tmp_path / ".nimbus" / "maps" / "a.json").write_text('{"path": "/", "head": {}}')
+    began = time.monotonic()
+    line = refused(tmp_path, f"nimbus.{task}", code=5, **dev)
+    assert "the local Worker is not running" in line
+    assert "invoke nimbus.cloud.dev" in line
+    assert "cloud/dev.json" in line
+    assert time.monotonic() - began < 10  # it was 30
+
+
+def test_no_second_worker_beside_the_worker(tmp_path: Path, dev: dict[str, str]) -> None:
+    assert "nimbus.batch.monitor" in refused(tmp_path, "nimbus.worker", code=2, **dev)
+
+
+def test_the_local_configuration_is_not_deployed(tmp_path: Path, dev: dict[str, str]) -> None:
+    before = (tmp_path / "cloud" / "dev.json").read_text()
+    assert "unset NIMBUS_CONFIG" in refused(tmp_path, "nimbus.cloud.deploy", code=2, **dev)
+    assert (tmp_path / "cloud" / "dev.json").read_text() == before
+
+
+def test_a_local_configuration_that_is_broken(tmp_path: Path, dev: dict[str, str]) -> None:
+    (tmp_path / "cloud" / "dev.json").write_text("{ broken")
+    line = refused(tmp_path, "nimbus.batch.status", code=2, **dev)
+    assert "unset that, or mend it" in line
+    assert "nimbus.init" not in line  # which would write one of the embedded store there
+
+
+# --- what is said of a Worker ---
+
+
+def test_what_becomes_of_pages_in_flight_is_said_as_the_engine_does_it() -> None:
+    cancelled = Cancelled("batch_1", "cancelling", 3, 7, 0)
+    plain = Style(colour=False, unicode=False)
+    here, there = ("\n".join(_lines(cancelled, plain, e)) for e in ("python", "cloudflare"))
+    assert "7 pages in flight, which finish and keep their result" in here
+    assert "7 pages in flight: those that have begun finish" in there
+    assert "the rest is cancelled" in there

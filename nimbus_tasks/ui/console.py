@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean, clip, wrap
+from nimbus_tasks.ui.text import clean, clip, command_lines, width, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -50,7 +50,8 @@ class Console:
     def hint(self, command: str) -> None:
         """Name the command to type next: to a person at a terminal, not to a build's log."""
         if self.is_terminal:
-            self.say(self.style.dim(f"   next: {command}"))
+            lines = command_lines(f"next: {command}", self.columns - 3)
+            self.say(*(self.style.dim(f"   {line}") for line in lines))
 
     def note(self, line: str) -> None:
         """Write a message that is not the result, to stderr."""
@@ -68,7 +69,11 @@ class Console:
         style = self.error_style
         line = style.sign(level) + " " + style.state(level, clip(clean(message), MAX_MESSAGE))
         if advice:
-            line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
+            advice = clip(clean(advice), MAX_MESSAGE)
+            fits = width(f"{line} · {advice}") <= terminal_size(sys.stderr)[0]
+            # On a line of its own a command that is in it is less likely to be broken.
+            is_alone = sys.stderr.isatty() and not fits
+            line += ("\n   " if is_alone else style.plain(" · ")) + advice
         self.note(line)
 
     def refusal(self, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nimbus_tasks.core.advice import NextStep, next_steps
 from nimbus_tasks.core.claims import Outcome
@@ -77,15 +77,21 @@ class WorkerDisplay(ProgressBar):
             self.write(f"{sign} and {self._unnamed:,} more failed")
             self._unnamed = 0
 
-    def next_steps(self, worked: Worked, engine: str = "python") -> list[NextStep]:
-        """What to do with the batch that has ended; with several, nothing that suits all."""
+    def next_steps(
+        self, worked: Worked, engine: str = "python", options: Sequence[str] = ()
+    ) -> list[NextStep]:
+        """What to do with the batch that has ended; with several, nothing that suits all.
+
+        ``options`` are what another worker is to be given."""
         if len(worked.batches) != 1:
             return []
         [(batch_id, status)] = worked.batches.items()
         failed = max(worked.failed, status in ("partially_completed", "failed"))
         counts = {"done": worked.done, "failed": failed}
         groups = self._groups.biggest(20)
-        return next_steps(batch_id, status, counts, groups=groups, engine=engine)
+        return next_steps(
+            batch_id, status, counts, groups=groups, engine=engine, worker_options=options
+        )
 
     def close(self) -> None:
         """Take the bar away; what was not named is counted."""

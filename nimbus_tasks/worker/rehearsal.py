@@ -197,6 +197,7 @@ def rehearsal_lines(rehearsal: Rehearsal, style: Style) -> list[str]:
         lines += ["", style.bold(f"── {message['role']} ──")]
         lines += [clean(line) for line in message["content"].split("\n")]
     queued = rehearsal.queued
+    most = queued.cost_most
     return [
         *lines,
         "",
@@ -208,11 +209,7 @@ def rehearsal_lines(rehearsal: Rehearsal, style: Style) -> list[str]:
             f"about {queued.tokens_in:,} tokens in{_cost(queued.cost_in)}",
         ),
         padded("", f"at most {queued.tokens_out:,} tokens out"),
-        *(
-            []
-            if queued.cost_most is None
-            else [padded("", f"at most {money(queued.cost_most)} in all")]
-        ),
+        *([] if most is None else [padded("", f"at most {money(most)} in all")]),
         "Nothing was claimed, written or sent.",
     ]
 

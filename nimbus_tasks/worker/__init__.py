@@ -81,7 +81,7 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
         "timeout": "seconds that a page may take (default: no limit)",
         "lease": "seconds after which a silent worker's pages go back"
         f" (default: {DEFAULT_LEASE_SECONDS:g})",
-        "dry-run": "show what 'llm' would ask about one page; nothing is claimed, written or sent",
+        "dry-run": "show what 'llm' would ask and may take; nothing is claimed, written or sent",
         "forever": "do not end when the queue is empty",
         "exit-status": EXIT_STATUS_HELP,
         "json": JSON_HELP,

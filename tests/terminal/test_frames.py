@@ -192,6 +192,8 @@ def test_a_burst_of_failures_of_a_worker_is_some_and_a_number(
         named = len(re.findall("❌ dist/page-", seen.text))
         more = sum(map(int, re.findall(r"❌ and (\d+) more failed", seen.text)))
         assert (named, more) == (WorkerDisplay.NAMED_OF_A_KIND, 55)
+        *_, again = seen.text.split("Then work on them:")
+        assert "--processor=bad:process" in again
 
 
 def test_ctrl_c_in_a_wait_ends_the_waiting_alone(batch: Batch, terminal: Run) -> None:

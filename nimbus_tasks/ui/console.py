@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean, clip, command_lines, width, wrap
+from nimbus_tasks.ui.text import clean, clip, command_lines, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -69,11 +69,7 @@ class Console:
         style = self.error_style
         line = style.sign(level) + " " + style.state(level, clip(clean(message), MAX_MESSAGE))
         if advice:
-            advice = clip(clean(advice), MAX_MESSAGE)
-            fits = width(f"{line} · {advice}") <= terminal_size(sys.stderr)[0]
-            # On a line of its own a command that is in it is less likely to be broken.
-            is_alone = sys.stderr.isatty() and not fits
-            line += ("\n   " if is_alone else style.plain(" · ")) + advice
+            line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
         self.note(line)
 
     def refusal(self, message: str) -> None:

@@ -183,7 +183,7 @@ def finish_pages(
             continue
         logs[page_id] = outcome.entries
         again = outcome.try_again and status.batch_id not in cancelled
-        counted.append(outcome._replace(try_again=again))
+        counted.append(outcome if again == outcome.try_again else outcome._replace(try_again=again))
         if again:
             spent = status.with_usage(outcome.usage)
             queued = spent.as_queued(status.priority or NEW_PAGE_PRIORITY, moment)

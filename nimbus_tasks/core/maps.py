@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,28 +57,31 @@ class Listing:
     file: str
 
 
-def find_map_files(folder: Path) -> Iterator[Path]:
+def find_map_files(folder: Path) -> Iterator[str]:
     """Every ``*.json`` under ``folder``, in the order of their names; hidden folders are left out.
 
-    Raises :class:`UsageError` where ``folder`` is none or cannot be read.
+    As names below the folder, with ``/``: of 100,000 of them paths would take 50 MB. Raises
+    :class:`UsageError` where ``folder`` is none or cannot be read.
     """
     # A stack, as folders may lie in one another deeper than calls may.
-    levels = [iter(_children(folder))]
+    levels = [("", iter(_children(folder)))]
     while levels:
-        child = next(levels[-1], None)
+        above, children = levels[-1]
+        child = next(children, None)
         if child is None:
             levels.pop()
         elif child.name.startswith("."):
             continue
-        elif child.suffix.lower() == ".json" and (child.is_symlink() or not child.is_dir()):
-            yield child
-        elif child.is_dir() and not child.is_symlink():
-            levels.append(iter(_children(child)))
+        elif child.is_dir(follow_symlinks=False):
+            levels.append((f"{above}{child.name}/", iter(_children(Path(child.path)))))
+        elif child.name.lower().endswith(".json"):
+            yield above + child.name
 
 
-def _children(folder: Path) -> list[Path]:
+def _children(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda child: child.name)
     except NotADirectoryError:
         raise UsageError(f"{folder} is no folder", advice="Give one with --folder.") from None
     except FileNotFoundError:
@@ -88,16 +92,15 @@ def _children(folder: Path) -> list[Path]:
         raise UsageError(f"cannot read {folder}: {error.strerror}") from error
 
 
-def read_map(path: Path, folder: Path, project_id: str) -> ContentMap | Listing:
-    """Check one file. Raises :class:`RefusedMapError` for one that is no usable map."""
-    data, digest = read_map_data(path, folder)
+def read_map(folder: Path, file: str, project_id: str) -> ContentMap | Listing:
+    """Check one file of a folder. Raises :class:`RefusedMapError` for one that is no usable map."""
+    data, digest = read_map_data(folder, file)
     try:
         content = strict_loads(data.decode())
     except UnicodeDecodeError as error:
         raise RefusedMapError(f"is not UTF-8 text (byte {error.start})") from error
     except NoJsonError as error:
         raise RefusedMapError(str(error)) from error
-    file = path.relative_to(folder).as_posix()
     if not isinstance(content, dict):
         raise RefusedMapError(f"holds {_kind(content)}, not an object")
     if _is_listing(content):
@@ -121,8 +124,9 @@ class MapData(NamedTuple):
     digest: bytes
 
 
-def read_map_data(path: Path, folder: Path) -> MapData:
+def read_map_data(folder: Path, file: str) -> MapData:
     """Read a map's file. Raises :class:`RefusedMapError` where it cannot be."""
+    path = folder / file
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise RefusedMapError("is a link that leads out of the folder")

@@ -9,7 +9,7 @@ of the wrong type counts as absent), ``entry`` gives what is to be stored, with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,7 +25,6 @@ from nimbus_tasks.core.wire import (
     load_object,
     mapping_field,
     number_field,
-    present,
     priority_field,
     text_field,
     time_field,
@@ -37,6 +36,7 @@ RETRY_PRIORITY = 8
 
 #: Serialised bytes that a text may take of the metadata's 1024.
 _PATH_BYTES, _ERROR_BYTES, _STEP_BYTES, CODE_BYTES = 220, 260, 120, 60
+_CLIPPED = (("path", _PATH_BYTES), ("step", _STEP_BYTES), ("code", CODE_BYTES))
 
 
 class Usage(NamedTuple):
@@ -89,62 +89,47 @@ class PageStatus:
     @classmethod
     def from_value(cls, value: Mapping[str, Any]) -> PageStatus:
         """Read a status record, ours or the seed's."""
-        state = _state(value.get("status"))
-        error = mapping_field(value.get("error"))
-        # A record has the parts of its state only, one or two of the four.
-        parts: dict[str, Any] = {}
-        outcome = error | mapping_field(value.get("result"))
-        # Of a page that is to be tried again it stands alone.
-        if usage := mapping_field(outcome.get("usage")) or mapping_field(value.get("spent")):
-            parts |= _usage_fields(usage)
-        if outcome:
-            parts |= _outcome_fields(outcome, error)
-        if processing := mapping_field(value.get("processing")):
-            parts |= _processing_fields(processing)
-        if queued := mapping_field(value.get("queued")):
-            parts["priority"] = priority_field(queued.get("priority"))
-            parts["queued_at"] = time_field(queued.get("queued_at"))
-        known: dict[str, Any] = {
-            "state": state,
-            "batch_id": id_field(value.get("batch_id")) or "",
-            "updated": time_field(value.get("updated")) or "",
-            "attempts": count_field(value.get("attempts")) or 0,
-            "path": text_field(value.get("path")),
-            "uploaded": time_field(value.get("uploaded")),
-            "lapses": count_field(value.get("lapses")) or 0,
-            "superseded_by": id_field(value.get("superseded_by")),
-            "extra": _others(value, _STATUS_FIELDS),
-            "detail": _unknown_in(value, state),
-        }
-        return cls._made(_NO_FIELDS | known | parts)
+        fields = _NO_FIELDS.copy()
+        fields["state"] = state = _state(value.get("status"))
+        fields["extra"] = extra = _read_into(fields, value, _RECORD)
+        if "spent" in extra:
+            _read_into(fields, extra.pop("spent"), _USAGE)
+        for part, readers in _PARTS.items():
+            if part not in extra:
+                continue
+            rest = _read_into(fields, extra.pop(part), readers)
+            if "usage" in rest and (others := _read_into(fields, rest.pop("usage"), _USAGE)):
+                rest["usage"] = others
+            if part == _PART_OF_STATE.get(state):
+                fields["detail"] = rest
+        return cls._made(fields)
 
     def to_value(self) -> dict[str, Any]:
         """The record as it is stored."""
+        ours, state = self.__dict__, self.state
         value: dict[str, Any] = {
             **self.extra,
-            "status": self.state,
+            "status": state,
             "batch_id": self.batch_id,
             "updated": self.updated,
             "attempts": self.attempts,
-            **present(path=self.path, uploaded=self.uploaded, superseded_by=self.superseded_by),
+            **_present(ours, ("path", "uploaded", "superseded_by")),
         }
         if self.lapses:
             value["lapses"] = self.lapses
-        if self.state not in ("done", "failed") and (usage := self._usage()):
-            value["spent"] = usage["usage"]
         # In flight it keeps its place, to which it goes back if it is released.
-        place = present(priority=self.priority, queued_at=self.queued_at)
-        if self.state in ("queued", "processing") and place:
-            value["queued"] = {**(self.detail if self.state == "queued" else {}), **place}
-        if self.state == "processing":
+        place = _present(ours, ("priority", "queued_at"))
+        if place and state in ("queued", "processing"):
+            value["queued"] = {**self.detail, **place} if state == "queued" else place
+        if state == "processing":
             value["processing"] = {
                 **self.detail,
                 "started": self.started,
                 "current_step": self.step,
                 "progress": self.progress or 0,
-                **present(claim=self.claim, lease=self.lease),
+                **_present(ours, ("claim", "lease")),
             }
-        elif self.state == "done":
+        elif state == "done":
             value["result"] = {
                 **self.detail,
                 "completed": self.completed,
@@ -152,67 +137,36 @@ class PageStatus:
                 "changes": self.changes or 0,
                 "confidence": self.confidence,
                 "duration_ms": self.duration_ms,
-                **present(started=self.started),
-                **self._usage(),
+                **_present(ours, ("started",)),
             }
-        elif self.state == "failed":
+        elif state == "failed":
             value["error"] = {
                 **self.detail,
                 "message": self.error,
                 "code": self.code,
                 "timestamp": self.completed,
-                **present(started=self.started, duration_ms=self.duration_ms),
-                **self._usage(),
+                **_present(ours, ("started", "duration_ms")),
             }
+        if usage := _present(ours, Usage._fields):
+            if state in ("done", "failed"):
+                others = mapping_field(self.detail.get("usage"))
+                value[_PART_OF_STATE[state]]["usage"] = {**others, **usage}
+            else:
+                value["spent"] = usage
         return value
-
-    def _usage(self) -> dict[str, Any]:
-        ours = present(tokens_in=self.tokens_in, tokens_out=self.tokens_out, cost=self.cost)
-        return {"usage": {**mapping_field(self.detail.get("usage")), **ours}} if ours else {}
 
     def to_metadata(self) -> dict[str, Any]:
         """The record in small: one listing of these answers status, monitor, metrics and report."""
-        small = present(
-            status=self.state,
-            batch_id=self.batch_id,
-            updated=self.updated,
-            attempts=self.attempts,
-            path=None if self.path is None else clip_bytes(self.path, _PATH_BYTES),
-            uploaded=self.uploaded,
-            superseded_by=self.superseded_by,
-        )
-        if self.state == "queued":
-            small |= present(priority=self.priority, queued_at=self.queued_at)
-        elif self.state == "processing":
-            step = None if self.step is None else clip_bytes(self.step, _STEP_BYTES)
-            small |= present(
-                started=self.started, step=step, progress=self.progress, lease=self.lease
-            )
-        elif self.state == "done":
-            small |= present(
-                started=self.started,
-                completed=self.completed,
-                duration_ms=self.duration_ms,
-                changes=self.changes,
-                confidence=self.confidence,
-                tokens_in=self.tokens_in,
-                tokens_out=self.tokens_out,
-                cost=self.cost,
-            )
-        elif self.state == "failed":
-            small |= present(
-                started=self.started,
-                completed=self.completed,
-                duration_ms=self.duration_ms,
-                tokens_in=self.tokens_in,
-                tokens_out=self.tokens_out,
-                cost=self.cost,
-                code=None if self.code is None else clip_bytes(self.code, CODE_BYTES),
-            )
-            if self.error is not None:
-                # The error has what the others leave: with ids of the usual length, all it needs.
-                room = MAX_METADATA_BYTES - len(json.dumps(small, separators=(",", ":"))) - 10
-                small["error"] = clip_bytes(self.error, min(_ERROR_BYTES, room))
+        ours = self.__dict__
+        small = {"status": self.state, "batch_id": self.batch_id, "updated": self.updated}
+        small |= _present(ours, _SMALL.get(self.state, _ALL_SMALL))
+        for name, limit in _CLIPPED:
+            if name in small:
+                small[name] = clip_bytes(small[name], limit)
+        if self.state == "failed" and self.error is not None:
+            # The error has what the others leave: with ids of the usual length, all it needs.
+            room = MAX_METADATA_BYTES - len(json.dumps(small, separators=(",", ":"))) - 10
+            small["error"] = clip_bytes(self.error, min(_ERROR_BYTES, room))
         return small
 
     def entry(self, key: str) -> Entry:
@@ -230,7 +184,7 @@ class PageStatus:
         if fields.keys() != _NO_FIELDS.keys():
             raise TypeError(f"no fields of a status: {fields.keys() ^ _NO_FIELDS.keys()}")
         status = object.__new__(cls)
-        status.__dict__.update(fields)
+        object.__setattr__(status, "__dict__", fields)
         return status
 
     def with_usage(self, usage: Usage | None) -> PageStatus:
@@ -272,23 +226,6 @@ class PageStatus:
 
 #: What a record has of which nothing is said.
 _NO_FIELDS = PageStatus("", "", "").__dict__.copy()
-_STATUS_FIELDS = frozenset(
-    (
-        "status",
-        "batch_id",
-        "updated",
-        "attempts",
-        "path",
-        "uploaded",
-        "queued",
-        "processing",
-        "result",
-        "error",
-        "lapses",
-        "superseded_by",
-        "spent",
-    )
-)
 _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
     (
         "claim",
@@ -325,86 +262,90 @@ def queue_entry(project_id: str, page_id: str, status: PageStatus) -> Entry:
     return Entry(key, dump_json(item), {"page_id": page_id, "batch_id": status.batch_id})
 
 
-def _processing_fields(processing: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "claim": text_field(processing.get("claim")),
-        "lease": time_field(processing.get("lease")),
-        "started": time_field(processing.get("started")),
-        "step": text_field(processing.get("current_step")),
-        "progress": number_field(processing.get("progress")),
-    }
-
-
-def _outcome_fields(outcome: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "started": time_field(outcome.get("started")),
-        "completed": time_field(outcome.get("completed")) or time_field(outcome.get("timestamp")),
-        "duration_ms": count_field(outcome.get("duration_ms")),
-        "changes": count_field(outcome.get("changes")),
-        "confidence": number_field(outcome.get("confidence")),
-        "error": text_field(error.get("message")),
-        "code": text_field(error.get("code")),
-    }
-
-
-def _usage_fields(usage: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "tokens_in": count_field(usage.get("tokens_in")),
-        "tokens_out": count_field(usage.get("tokens_out")),
-        "cost": cost_field(usage.get("cost")),
-    }
-
-
 def _state(value: object) -> str:
     # A state that we do not know is taken for one that somebody has to look at.
     return value if isinstance(value, str) and value in PAGE_STATES else "failed"
 
 
-#: The part of a record that goes with its state.
+def _nothing(value: object) -> None:
+    """Of a field that tells nothing which another does not."""
+
+
+#: By the names in the record: the field, and what reads it.
+_Readers = Mapping[str, tuple[str, Callable[[object], Any]]]
+_RECORD: _Readers = {
+    "status": ("state", _nothing),
+    "batch_id": ("batch_id", id_field),
+    "updated": ("updated", time_field),
+    "attempts": ("attempts", count_field),
+    "path": ("path", text_field),
+    "uploaded": ("uploaded", time_field),
+    "lapses": ("lapses", count_field),
+    "superseded_by": ("superseded_by", id_field),
+}
+_OUTCOME: _Readers = {
+    "success": ("", _nothing),
+    "started": ("started", time_field),
+    "timestamp": ("completed", time_field),
+    "completed": ("completed", time_field),
+    "duration_ms": ("duration_ms", count_field),
+    "changes": ("changes", count_field),
+    "confidence": ("confidence", number_field),
+}
+#: The parts of a record, each of which goes with a state, in the order in which they are believed:
+#: it has those of its own state only.
+_PARTS: dict[str, _Readers] = {
+    "error": {**_OUTCOME, "message": ("error", text_field), "code": ("code", text_field)},
+    "result": _OUTCOME,
+    "processing": {
+        "claim": ("claim", text_field),
+        "lease": ("lease", time_field),
+        "started": ("started", time_field),
+        "current_step": ("step", text_field),
+        "progress": ("progress", number_field),
+    },
+    "queued": {
+        "priority": ("priority", priority_field),
+        "queued_at": ("queued_at", time_field),
+    },
+}
+_USAGE: _Readers = {
+    "tokens_in": ("tokens_in", count_field),
+    "tokens_out": ("tokens_out", count_field),
+    "cost": ("cost", cost_field),
+}
 _PART_OF_STATE = {
     "queued": "queued",
     "processing": "processing",
     "done": "result",
     "failed": "error",
 }
-_PART_FIELDS = frozenset(
-    (
-        "priority",
-        "queued_at",
-        "started",
-        "current_step",
-        "progress",
-        "claim",
-        "lease",
-        "completed",
-        "success",
-        "changes",
-        "confidence",
-        "duration_ms",
-        "usage",
-        "message",
-        "code",
-        "timestamp",
-    )
-)
+#: What the small form has of a state's fields, beside the three that all have.
+_ALL_SMALL = ("attempts", "path", "uploaded", "superseded_by")
+_ENDED_SMALL = (*_ALL_SMALL, "started", "completed", "duration_ms", *Usage._fields)
+_SMALL = {
+    "queued": (*_ALL_SMALL, "priority", "queued_at"),
+    "processing": (*_ALL_SMALL, "started", "step", "progress", "lease"),
+    "done": (*_ENDED_SMALL, "changes", "confidence"),
+    "failed": (*_ENDED_SMALL, "code"),
+}
 
 
-def _others(value: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
-    """The fields that are not ours; nearly always there are none."""
-    if value.keys() <= known:
+def _read_into(fields: dict[str, Any], told: object, readers: _Readers) -> dict[str, Any]:
+    """Take over what ``told`` says of the fields, if it is an object; returns the rest of it."""
+    if not isinstance(told, dict):
         return {}
-    return {name: value[name] for name in value if name not in known}
+    rest = {}
+    for name, value in told.items():
+        if name not in readers:
+            rest[name] = value
+            continue
+        field_name, read = readers[name]
+        if (known := read(value)) is not None:
+            fields[field_name] = known
+    return rest
 
 
-def _unknown_in(value: Mapping[str, Any], state: str) -> dict[str, Any]:
-    if state not in _PART_OF_STATE:
-        return {}
-    part = mapping_field(value.get(_PART_OF_STATE[state]))
-    unknown = _others(part, _PART_FIELDS)
-    if (usage := part.get("usage")) is not None:
-        rest = usage
-        if isinstance(usage, dict):
-            rest = {name: usage[name] for name in usage if name not in Usage._fields}
-        if rest != {}:
-            unknown["usage"] = rest
-    return unknown
+def _present(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the fields that are there."""
+    return {name: told for name in names if (told := fields[name]) is not None}

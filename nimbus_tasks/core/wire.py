@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from nimbus_tasks.core.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY, is_id
+from nimbus_tasks.kv.encoding import json_encoder
 from nimbus_tasks.kv.store import Entry
 
 
@@ -16,14 +17,8 @@ class UnreadableRecordError(ValueError):
     """A stored value that is no JSON object: somebody else wrote it, or it is damaged."""
 
 
-#: One each for all records: ``json.dumps`` with options, and ``json.loads`` with hooks, make one
-#: anew at every call, which costs as much as the record.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def dump_json(value: object) -> str:
-    """JSON as the records hold it: compact, no NaN, text as it is."""
-    return _ENCODER.encode(value)
+#: JSON as the records hold it: compact, no NaN, text as it is.
+dump_json = json_encoder(ensure_ascii=False)
 
 
 #: Whole numbers beyond it are not exact in JavaScript, nor in a float.

@@ -25,6 +25,7 @@ from nimbus_tasks.core.errors import (
     StoreUnreachableError,
     cannot_write,
 )
+from nimbus_tasks.kv.encoding import json_encoder
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.sqlite_file import check_place, make_private, store_error
 from nimbus_tasks.kv.store import (
@@ -366,12 +367,8 @@ _SURROGATE = re.compile(r"\\u[dD]")
 _METADATA_TYPES = {dict, type(None)}
 
 
-def _dump(metadata: Metadata) -> str:
-    return _ENCODER.encode(metadata)
-
-
-#: ASCII only, so that characters are bytes; made once, not at every call.
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+#: ASCII only, so that characters are bytes.
+_dump = json_encoder(ensure_ascii=True)
 
 
 def _after_prefix(prefix: str) -> str | None:

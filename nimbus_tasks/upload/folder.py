@@ -47,23 +47,25 @@ def check_folder(
     listings: list[str] = []
     files = list(find_map_files(folder))
     progress.begin("Checking", len(files))
-    for path in files:
+    for file in files:
         if limit is not None and len(maps) >= limit:
             break
         try:
-            found = read_map(path, folder, project_id)
+            found = read_map(folder, file, project_id)
             if isinstance(found, Listing):
                 listings.append(found.file)
             else:
                 maps.append(found)
         except RefusedMapError as error:
-            rejected.append(Rejected(path.relative_to(folder).as_posix(), str(error)))
+            rejected.append(Rejected(file, str(error)))
         progress.advance()
     maps, twice = _without_twins(maps)
     return Checked(maps, sorted(rejected + twice, key=lambda r: r.file), listings)
 
 
 def _without_twins(maps: list[ContentMap]) -> tuple[list[ContentMap], list[Rejected]]:
+    if len({content_map.page_id for content_map in maps}) == len(maps):
+        return maps, []
     files_of: dict[str, list[str]] = defaultdict(list)
     for content_map in maps:
         files_of[content_map.page_id].append(content_map.file)

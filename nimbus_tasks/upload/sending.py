@@ -256,14 +256,14 @@ def _chunks(
 
 
 def _read_again(folder: Path, checked_map: ContentMap, project_id: str) -> tuple[ContentMap, bytes]:
-    path = folder / checked_map.file
-    data, digest = read_map_data(path, folder)
+    file = checked_map.file
+    data, digest = read_map_data(folder, file)
     if digest == checked_map.digest:
         return checked_map, data
-    found = read_map(path, folder, project_id)
+    found = read_map(folder, file, project_id)
     if isinstance(found, Listing) or found.page_id != checked_map.page_id:
         raise RefusedMapError("it names another page now")
-    data, digest = read_map_data(path, folder)
+    data, digest = read_map_data(folder, file)
     if digest != found.digest:
         raise RefusedMapError("somebody is still writing it")
     return found, data

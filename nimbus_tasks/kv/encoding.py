@@ -1,0 +1,34 @@
+"""Encoding JSON, the same as :mod:`json` does it, without what that does anew at every call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+
+def json_encoder(
+    *, ensure_ascii: bool, separators: tuple[str, str] = (",", ":")
+) -> Callable[[object], str]:
+    """What makes JSON of an object, at two thirds of the cost of ``json.dumps`` where it is small.
+
+    As there, it raises ``TypeError`` for what is no JSON and ``ValueError`` for NaN and infinity;
+    of an object that holds itself, a ``RecursionError``.
+    """
+    public = json.JSONEncoder(ensure_ascii=ensure_ascii, separators=separators, allow_nan=False)
+    # JSONEncoder.encode makes an encoder in C at every call, which takes as long as a status record
+    # does: six are written for a page. It is not documented, and not there in every Python.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    name = "encode_basestring_ascii" if ensure_ascii else "encode_basestring"
+    text_encoder = getattr(json.encoder, name, None)
+    if make is None or text_encoder is None:
+        return public.encode
+    item, key = separators
+    try:
+        chunks = make(None, public.default, text_encoder, None, key, item, False, False, False)
+    except TypeError:
+        return public.encode
+
+    def encode(value: object) -> str:
+        return "".join(chunks(value, 0))
+
+    return encode

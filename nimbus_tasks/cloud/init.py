@@ -35,9 +35,6 @@ PROCESSORS = {
     "http": {"PROCESSOR_URL": "http://127.0.0.1:8080/"},
     "llm": {"LLM_URL": "https://api.openai.com/v1/chat/completions", "LLM_MODEL": "gpt-4o-mini"},
 }
-_CHOICE = """/** What is done to a page: a function process(page, env, progress) by default. */
-export {{ default }} from "./processors/{}.js";
-"""
 #: Worker and queue names: lower case, no underscores, at most 63 characters with ``-dead``.
 _NAME_CHARACTERS = 58
 
@@ -99,7 +96,9 @@ def write_worker(
         with resources.as_file(resources.files("nimbus_tasks.cloud") / "worker") as source:
             shutil.copytree(source, part, ignore=shutil.ignore_patterns("__pycache__"))
         (part / "gitignore").rename(part / ".gitignore")
-        (part / "processor.js").write_text(_CHOICE.format(processor), encoding="utf-8")
+        choice = part / "processor.js"
+        text = choice.read_text(encoding="utf-8").replace("@PROCESSOR@", processor)
+        choice.write_text(text, encoding="utf-8")
         config = part / CONFIG_NAME
         filled = _fill(config.read_text(encoding="utf-8"), project, str(namespace), variables)
         config.write_text(filled, encoding="utf-8")

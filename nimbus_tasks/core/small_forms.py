@@ -83,8 +83,12 @@ def _are_times(column: Column) -> bool:
         and max(column) < "21"
         and max(map(len, column)) <= 40
         and joined.isascii()
-        and joined.isprintable()
+        # Fewer than a time may have, at a third of what isprintable takes.
+        and not joined.encode().translate(None, _CHARACTERS_OF_TIMES)
     )
+
+
+_CHARACTERS_OF_TIMES = b"0123456789-:.+TZ"
 
 
 def _are_counts(column: Column) -> bool:

@@ -58,9 +58,12 @@ CREATE TABLE vals (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
 
 
 class SqliteStore(Store):
-    """A store in the file ``path``, which is made if ``create`` is set."""
+    """A store in the file ``path``, which is made if ``create`` is set.
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    What is written survives a power cut, unless ``durable`` is not set: then it may be damaged.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, durable: bool = True) -> None:
         self._path = path
         check_place(path, create)
         try:
@@ -77,6 +80,9 @@ class SqliteStore(Store):
             with self._translated():
                 self._db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
                 opened.callback(self._db.close)
+                # FULL: what a command has called done survives a power cut. Commits are grouped, so
+                # that the three milliseconds of a sync are paid some twenty times a second at most.
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
                 self._prepare()
             opened.pop_all()
 
@@ -258,9 +264,6 @@ class SqliteStore(Store):
                 f"{self._path} was written by a newer nimbus-tasks (format {version})",
                 advice="Update it: pip install --upgrade nimbus-tasks",
             )
-        # FULL: what a command has called done survives a power cut. Commits are grouped, so that
-        # the three milliseconds of a sync are paid some twenty times a second at the most.
-        self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
         # A worker's statuses lie all over the table: what is written again and again is kept
         # in memory, and copied from the log to the file once, not at every commit.

@@ -11,6 +11,7 @@ const { PageError } = await import(`${folder}/page_error.js`);
 const { addToLog } = await import(`${folder}/pages.js`);
 const { Tally, saveSnapshot } = await import(`${folder}/batches.js`);
 const { small } = await import(`${folder}/records.js`);
+const { default: http } = await import(`${folder}/processors/http.js`);
 const { default: llm } = await import(`${folder}/processors/llm.js`);
 const { tick } = await import(`${folder}/tick.js`);
 
@@ -144,6 +145,31 @@ const CASES = {
     const said = await saveSnapshot(open(here.env), head, tally);
     return [said, here.data.get("batch:p:b").intent, here.puts];
   },
+  /** The same, and KV shows the record as it was before: the listing alone knows of the cancel. */
+  async cancelled_and_read_too_early() {
+    const here = world({ "batch:p:b": batch("cancel") });
+    const early = { value: JSON.stringify(batch("run")), metadata: batch("run") };
+    here.env.KV.getWithMetadata = async () => early;
+    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const tally = new Tally({ states: new Map() });
+    tally.add("page_1", { status: "done", updated: long });
+    return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];
+  },
+  /** A tick that Cloudflare ended keeps one other from its work. */
+  async tick_cut_off() {
+    const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run") });
+    here.env.PAGES.sendBatch = () => new Promise(() => {});
+    tick(here.env);
+    await new Promise((done) => setTimeout(done, 50));
+    const { until } = here.data.get("cloud:p:tick");
+    return [60, 120].map((seconds) => until > Date.now() + 1000 * seconds);
+  },
+  /** A claimed page that came again before it was begun, of a batch that is cancelled by now. */
+  async cancelled_between_deliveries() {
+    const here = world(inHand({ "batch:p:b": batch("cancel") }));
+    await deliver(here.env, async () => ({}), 2);
+    return state(here);
+  },
   /** What a later batch took over stays in this one, as it was then. */
   async taken_over() {
     const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };
@@ -214,10 +240,51 @@ const CASES = {
   },
   async refused_by_the_model() {
     const answer = { choices: [{ message: { refusal: "I will not", content: "" } }] };
-    globalThis.fetch = async () => Response.json(answer);
+    globalThis.fetch = async () => Response.json({ ...answer, usage: { prompt_tokens: 7, completion_tokens: 1 } });
     const here = world(inHand(), { LLM_URL: "https://example.com/", LLM_MODEL: "m" });
     await deliver(here.env, llm);
+    const { code, usage } = here.data.get("status:p:page_1").error;
+    return [code, usage];
+  },
+  /** A service that does not come to an end, and does not say how much it has to say. */
+  async endless_answer() {
+    const ends = [];
+    for (const processor of [http, llm]) {
+      let megabytes = 0;
+      const pull = (stream) => {
+        megabytes += 1;
+        if (megabytes > 60) stream.close();
+        else stream.enqueue(new Uint8Array(1_000_000).fill(32));
+      };
+      globalThis.fetch = async () => new Response(new ReadableStream({ pull }));
+      const here = world(inHand(), { PROCESSOR_URL: "https://example.com/", LLM_URL: "https://example.com/" });
+      await deliver(here.env, processor);
+      ends.push(here.data.get("status:p:page_1").error.code, megabytes < 30);
+    }
+    return ends;
+  },
+  /** Tokens of an attempt that is made again count with those of the next. */
+  async usage_of_two_attempts() {
+    const here = world(inHand(), { MAX_ATTEMPTS: "2" });
+    await deliver(here.env, async () => {
+      throw Object.assign(new PageError("no"), { usage: { tokens_in: 5, tokens_out: 2, cost: 0.1 } });
+    });
+    const { spent } = here.data.get("status:p:page_1");
+    await tick(here.env);
+    await deliver(here.env, async () => ({ usage: { tokens_in: 1, tokens_out: 1, cost: 0.2 } }), 1, here.sent[0].body);
+    const { status, result } = here.data.get("status:p:page_1");
+    return [spent, status, result.usage];
+  },
+  async usage_that_is_none() {
+    const here = world(inHand());
+    await deliver(here.env, async () => ({ usage: { tokens_in: "many" } }));
     return here.data.get("status:p:page_1").error.code;
+  },
+  /** What it says of its work cannot be used; it was paid for. */
+  async usage_of_a_bad_result() {
+    const here = world(inHand());
+    await deliver(here.env, async () => ({ changes: -1, usage: { tokens_in: 1, tokens_out: 2 } }));
+    return here.data.get("status:p:page_1").error.usage;
   },
 };
 

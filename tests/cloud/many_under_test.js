@@ -1,10 +1,11 @@
 /**
  * Ticks on a KV of very many pages, which makes its listings as they are asked for: what they say, and
- * the operations of each. Arguments: the Worker's folder, pages, batches, ticks, operations.
+ * the operations of each. Every second page is done; `open` says whether the others are queued, or
+ * cancelled. Arguments: the Worker's folder, pages, batches, ticks, operations, open (0 or 1).
  */
 
 const [folder, ...numbers] = process.argv.slice(2);
-const [count, batches, ticks, operations] = numbers.map(Number);
+const [count, batches, ticks, operations, open] = numbers.map(Number);
 const { tick } = await import(`${folder}/tick.js`);
 
 const AT = "2026-11-24T08:00:00.000000Z";
@@ -12,7 +13,7 @@ const page = (n) => `page_${n.toString(16).padStart(12, "0")}`;
 const batch = (n) => `batch_20261124_08000${n % batches}`;
 const listed = Math.ceil(count / batches);
 const small = (n) => ({
-  ...{ status: n % 2 ? "done" : "queued", batch_id: batch(n), updated: AT, attempts: 1, uploaded: AT },
+  ...{ status: n % 2 ? "done" : open ? "queued" : "cancelled", batch_id: batch(n), updated: AT, attempts: 1, uploaded: AT },
   ...{ path: `dist/a/folder/of/some/pages/page-${n}.html`, priority: 5, queued_at: AT },
   ...(n % 2 ? { started: AT, completed: AT, duration_ms: 3000, changes: 2, confidence: 0.75 } : {}),
 });
@@ -33,8 +34,11 @@ const KV = {
     const from = Number(cursor ?? 0);
     const some = (length, make) => Array.from({ length }, (_, i) => make(from + i));
     const all = (keys, more) => ({ keys, list_complete: !more, cursor: more && String(from + 1000) });
-    if (prefix.startsWith("batch:")) return all(some(batches, (n) => ({ name: prefix + batch(n), metadata: head })));
-    if (prefix.startsWith("queue:"))
+    if (prefix.startsWith("batch:")) {
+      const heads = some(batches, (n) => `batch:p:${batch(n)}`).map((name) => ({ name, metadata: written[name] ?? head }));
+      return all(heads.filter(({ name }) => name.startsWith(prefix)));
+    }
+    if (prefix.startsWith("queue:") && open)
       return all(some(1000, (n) => ({ name: `${prefix}05:20261124080000000000:${page(2 * n)}` })), true);
     if (!prefix.startsWith("status:")) return all([]);
     const length = Math.min(1000, count - from);

@@ -9,6 +9,7 @@ const { checkedAnswer } = await import(`${folder}/processors/llm.js`);
 const cases = JSON.parse(readFileSync(0, "utf8"));
 
 const outcome = { started: cases.now, completed: cases.now, duration_ms: 7 };
+const taken = { tokens_in: 3, tokens_out: 1, cost: 0.25 };
 const by = { claim: "c1", claimed: cases.now, lease: cases.lease };
 process.stdout.write(
   JSON.stringify({
@@ -29,6 +30,7 @@ process.stdout.write(
         code: "broken",
       }),
       queued: records.asQueued(status),
+      spent: records.asQueued(status, taken),
       cancelled: records.asCancelled(status),
       lost: records.asLost(status, "gone"),
     })),

@@ -65,7 +65,12 @@ class Service:
             self.prompts.append(page)
             self.secrets.add(secret)
             said = self.chat if isinstance(self.chat, str) else json.dumps(self.chat)
-            return 200, json.dumps({"choices": [{"message": {"content": said}}]}), {}
+            usage = {"prompt_tokens": 590, "completion_tokens": 80}
+            return (
+                200,
+                json.dumps({"choices": [{"message": {"content": said}}], "usage": usage}),
+                {},
+            )
         path = page["source_path"]
         self.asked[path] += 1
         self.secrets.add(secret)

@@ -25,6 +25,9 @@ EXPECTED: dict[str, Any] = {
     "early_item": True,
     "item_not_seen_yet": {"60": 0, "0": 1},
     "cancelled_meanwhile": ["later", "cancel", []],
+    "cancelled_and_read_too_early": ["later", "cancel"],
+    "tick_cut_off": [True, False],
+    "cancelled_between_deliveries": "cancelled",
     "taken_over": ["partially_completed", "failed"],
     "few_operations": {"50": 1, "1000": 2},
     "refused_for_good": [1, True],
@@ -32,7 +35,15 @@ EXPECTED: dict[str, Any] = {
     "long_log": [8, True],
     "many_steps": [201, "0 changes; 800 more steps are not logged"],
     "too_large": "too_large",
-    "refused_by_the_model": "refused",
+    "refused_by_the_model": ["refused", {"tokens_in": 7, "tokens_out": 1}],
+    "endless_answer": ["bad_result", True] * 2,
+    "usage_of_two_attempts": [
+        {"tokens_in": 5, "tokens_out": 2, "cost": 0.1},
+        "done",
+        {"tokens_in": 6, "tokens_out": 3, "cost": 0.3},
+    ],
+    "usage_that_is_none": "bad_result",
+    "usage_of_a_bad_result": {"tokens_in": 1, "tokens_out": 2},
 }
 
 

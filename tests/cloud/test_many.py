@@ -16,12 +16,14 @@ WORKER = REPOSITORY / "nimbus_tasks" / "cloud" / "worker"
 HEAP_MB = 64
 
 
-def ticks_on(pages: int, *, batches: int = 1, ticks: int = 1, operations: int = 1000) -> Any:
+def ticks_on(
+    pages: int, *, batches: int = 1, ticks: int = 1, operations: int = 1000, is_open: bool = True
+) -> Any:
     """What ticks say, what each spends, and the snapshots written, in a heap of :data:`HEAP_MB`."""
     need_wrangler()
     script = Path(__file__).with_name("many_under_test.js")
     heap = (f"--max-old-space-size={HEAP_MB}", "--max-semi-space-size=4")
-    numbers = map(str, (pages, batches, ticks, operations))
+    numbers = map(str, (pages, batches, ticks, operations, int(is_open)))
     ran = subprocess.run(
         [MODULES / ".bin" / "node", *heap, script, WORKER, *numbers],
         capture_output=True,
@@ -52,6 +54,15 @@ def test_what_one_tick_cannot_do_the_next_goes_on_with() -> None:
     # There is no memory for the states of their pages: the counts go into the metadata.
     assert {snapshot["counts"]["done"] for snapshot in done["written"].values()} == {60_000}
     assert len(done["written"]) == 5
+
+
+def test_a_batch_that_there_is_no_memory_for_ends() -> None:
+    """150,000 pages: the end is in its metadata, and then nothing is listed any more."""
+    done = ticks_on(150_000, ticks=2, is_open=False)
+    [snapshot] = done["written"].values()
+    assert snapshot["status"] == "cancelled"
+    assert (snapshot["counts"]["done"], snapshot["counts"]["cancelled"]) == (75_000, 75_000)
+    assert [tick.get("idle") for tick in done["said"]] == [None, True]
 
 
 def test_the_free_plan_comes_round_as_well() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, batch_status
-from nimbus_tasks.core.records import PageStatus
+from nimbus_tasks.core.records import PageStatus, Usage
 from tests.factories import REPOSITORY
 from tests.wrangler.installed import MODULES, need_wrangler
 
@@ -67,6 +67,13 @@ HELD: dict[str, tuple[dict[str, Any], bool]] = {
 _TIMES = (NOW, LEASE, "2026-11-24T07:00:00.123Z", "2020-01-01T00:00:00.000000Z", "x" * 41, 5, None)
 _TEXTS = ("", "a", "ü" * 300, "😀" * 90, 'with "quotes"\n', "\x7f\x1b", "x" * 3000, 7, None)
 _NUMBERS = (0, 1, 3.5, -2, 2**60, True, "4", None, 11)
+_USAGES: tuple[Any, ...] = (
+    {"tokens_in": 12, "tokens_out": 3, "cost": 0.5},
+    {"tokens_in": 4},
+    {"cost": "1"},
+    {},
+    7,
+)
 #: A field of a record, and what may be there: right, wrong, or long.
 _FIELDS: dict[str, tuple[Any, ...]] = {
     "status": (*PAGE_STATES, "unheard", None),
@@ -77,6 +84,7 @@ _FIELDS: dict[str, tuple[Any, ...]] = {
     "uploaded": _TIMES,
     "lapses": (0, 1, 2),
     "superseded_by": ("batch_2", None, 3),
+    "spent": (*_USAGES, None),
     "theirs": (1, {"a": []}),
 }
 _PARTS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -95,6 +103,7 @@ _PARTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "confidence": (0, 0.25, 1, "high"),
         "duration_ms": _NUMBERS,
         "started": _TIMES,
+        "usage": (*_USAGES, None),
     },
     "error": {
         "message": _TEXTS,
@@ -102,6 +111,7 @@ _PARTS: dict[str, dict[str, tuple[Any, ...]]] = {
         "timestamp": _TIMES,
         "duration_ms": _NUMBERS,
         "started": _TIMES,
+        "usage": (*_USAGES, None),
     },
 }
 
@@ -171,6 +181,7 @@ def test_a_lease_lapses_at_the_same_moment(said: dict[str, Any]) -> None:
         ("done", "done"),
         ("failed", "failed"),
         ("queued", "queued"),
+        ("spent", "queued"),
         ("cancelled", "cancelled"),
         ("lost", "failed"),
     ],
@@ -184,6 +195,10 @@ def test_what_the_worker_writes_python_reads_and_would_write(
         assert (after.state, after.extra) == (state, before.extra)
         kept = ("batch_id", "path", "uploaded", "superseded_by")
         assert all(getattr(after, field) == getattr(before, field) for field in kept), value
+        taken = Usage(3, 1, 0.25) if name == "spent" else None
+        used = ("tokens_in", "tokens_out", "cost")
+        for field in used:
+            assert getattr(after, field) == getattr(before.with_usage(taken), field), value
         one_more = name in ("claimed", "done", "failed")
         assert after.attempts == before.attempts + one_more
         part = {"claimed": "processing", "done": "result", "failed": "error"}.get(name)

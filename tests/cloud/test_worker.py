@@ -251,6 +251,7 @@ def test_a_page_that_is_uploaded_anew_belongs_to_the_new_batch(cloud: Cloud) -> 
     [kept, again] = paths(2)
     new = cloud.upload([again])
     cloud.service.gate.set()
+    cloud.until(lambda _: cloud.statuses()[kept]["status"] == "done")  # of the old batch
     cloud.until_ended()
     status = cloud.statuses()[again]
     assert (status["batch_id"], status["status"]) == (new, "done")

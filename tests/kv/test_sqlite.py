@@ -511,3 +511,11 @@ def test_a_store_that_is_deleted_while_it_is_used_is_noticed(
     with SqliteStore(path, create=True) as anew:
         anew.put("b", "2")
         assert anew.get("b") is not None
+
+
+@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 0)])
+def test_every_commit_is_synced_unless_the_store_need_not_be_durable(
+    path: Path, durable: bool, level: int
+) -> None:
+    with closing(SqliteStore(path, create=True, durable=durable)) as opened:
+        assert opened._db.execute("PRAGMA synchronous").fetchone() == (level,)

@@ -2,7 +2,8 @@
  * One attempt on one page: whatever a processor does (answer, throw, hang, answer rubbish) becomes
  * an outcome. What nimbus_tasks/worker/attempts.py does in Python.
  *
- * An outcome is `{started, completed, duration_ms, entries}`, entries being those for the page's log,
+ * An outcome is `{started, completed, duration_ms, entries, usage}`, entries being those for the
+ * page's log, and usage what was taken of a service that counts, `{tokens_in, tokens_out, cost}`;
  * with `{changes, confidence, pageText}`, the page record with the optimization in it, or with
  * `{error, code, retryAfter}`, seconds after which the page may be tried again.
  */
@@ -10,6 +11,7 @@
 import { isObject, iso, toJson } from "./kv.js";
 import { PageError } from "./page_error.js";
 import { logEntry } from "./pages.js";
+import { usageFields } from "./records.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
@@ -23,14 +25,17 @@ export class Attempt {
   percent = 0;
   leftOut = 0;
   entries = [];
-  isOver = false;
+  usage = undefined;
   /** Aborted when the attempt is over, or its page taken away: a request that hangs is let go. */
   stop = new AbortController();
-  end = () => {};
-  ended = new Promise((done) => (this.end = done));
+  ended = new Promise((done) => this.stop.signal.addEventListener("abort", done));
 
   constructor(job) {
     this.facts = { attempt: job.attempt, batch_id: job.batch_id };
+  }
+
+  get isOver() {
+    return this.stop.signal.aborted;
   }
 
   /** How far it is, in one word. */
@@ -54,13 +59,13 @@ export class Attempt {
       const work = Promise.resolve().then(() => processor(page.value, env, report));
       return this.succeeded(await Promise.race([work, late]), page.text, fields);
     } catch (error) {
-      const { name, code = name, retryAfter } = error instanceof Error ? error : { name: "Error" };
-      return this.failed(error, code, error instanceof PageError ? retryAfter : undefined);
+      const { name, code = name } = error instanceof Error ? error : { name: "Error" };
+      const { retryAfter, usage } = error instanceof PageError ? error : {};
+      this.usage ??= usageFrom(usage);
+      return this.failed(error, code, retryAfter);
     } finally {
       clearTimeout(timer);
-      this.isOver = true;
       this.stop.abort();
-      this.end();
     }
   }
 
@@ -79,12 +84,10 @@ export class Attempt {
     this.#endStep();
     const error = wordsOf(message).slice(0, MAX_TEXT);
     const short = wordsOf(code).slice(0, 80);
-    this.#log(this.step ?? "start", error, {
-      level: "error",
-      data: { ...this.facts, code: short },
-    });
+    const data = { ...this.facts, code: short };
+    this.#log(this.step ?? "start", error, { level: "error", data });
     const isLater = typeof retryAfter === "number" && retryAfter >= 0;
-    return { ...this.#times(), error, code: short, ...(isLater ? { retryAfter } : {}) };
+    return this.#outcome({ error, code: short, retryAfter: isLater ? retryAfter : undefined });
   }
 
   /** `text` is the page record, `fields` are the names of its fields. */
@@ -92,6 +95,9 @@ export class Attempt {
     if (!isObject(result))
       bad("the processor returned no object with 'changes', 'confidence' and 'optimization'");
     const { optimization } = result;
+    this.usage = usageFrom(result.usage);
+    if (this.usage === undefined && result.usage != null)
+      bad(`'usage' is ${briefly(result.usage)}, not 'tokens_in', 'tokens_out' and 'cost'`);
     const changes = result.changes ?? 0;
     if (!Number.isSafeInteger(changes) || changes < 0)
       bad(`'changes' is ${briefly(changes)}, not a count of changes`);
@@ -103,19 +109,19 @@ export class Attempt {
       optimization == null ? undefined : withOptimization(text, fields, optimization);
     this.#endStep();
     const left = this.leftOut ? `; ${this.leftOut} more steps are not logged` : "";
-    this.#log("done", (changes === 1 ? "1 change" : `${changes} changes`) + left, {
-      data: this.facts,
-    });
-    return { ...this.#times(), changes, confidence, pageText };
+    const note = (changes === 1 ? "1 change" : `${changes} changes`) + left;
+    this.#log("done", note, { data: this.facts });
+    return this.#outcome({ changes, confidence, pageText });
   }
 
   #log(step, message, more) {
     this.entries.push(logEntry(step, message, more));
   }
 
-  #times() {
-    const [started, completed] = [iso(this.begun), iso()];
-    return { started, completed, duration_ms: Date.now() - this.begun, entries: this.entries };
+  #outcome(more) {
+    const { begun, entries, usage } = this;
+    const times = { started: iso(begun), completed: iso(), duration_ms: Date.now() - begun };
+    return { ...times, entries, usage, ...more };
   }
 
   #endStep() {
@@ -150,6 +156,14 @@ function depth(value, above = 0) {
 
 function bad(message) {
   throw new PageError(message, "bad_result");
+}
+
+/** What a processor says that it has taken, if it says it as it should. */
+function usageFrom(given) {
+  const usage = usageFields(given);
+  const isPriced = given?.cost == null || usage.cost !== undefined;
+  const isWhole = usage.tokens_in !== undefined && usage.tokens_out !== undefined;
+  return isWhole && isPriced ? usage : undefined;
 }
 
 const briefly = (value) => String(JSON.stringify(value)).slice(0, 40);

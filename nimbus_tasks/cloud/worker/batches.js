@@ -1,12 +1,12 @@
 /**
- * Batches: what their pages add up to, and the snapshot of it in the batch record. What lifecycle.py
- * and batch_records.py of nimbus_tasks/core have in Python.
+ * Batches: what their pages add up to, and the snapshot of it in the batch record. What
+ * lifecycle.py and batch_records.py of nimbus_tasks/core have in Python.
  *
- * A head is a batch record without its pages: `{id, status, intent, pageCount, counts}`, of which the
- * intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
+ * A head is a batch record without its pages: `{id, status, intent, pageCount, counts}`, of which
+ * the intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
  */
 
-import { UNREADABLE, isObject, iso } from "./kv.js";
+import { isObject, iso } from "./kv.js";
 import {
   ENDED,
   STATES,
@@ -53,12 +53,13 @@ export async function readHeads({ kv, project }) {
 }
 
 /** Whether a cancel has been asked for a batch. */
-export async function isCancelled({ kv, project }, batch) {
+export const isCancelled = async (cx, batch) => (await readHead(cx, batch))?.intent === "cancel";
+
+/** The head of a batch as it is now; it costs a listing, since the record may have 25 MB. */
+async function readHead({ kv, project }, batch) {
   const key = batchKey(project, batch);
   const found = (await kv.list(key)).keys.find(({ name }) => name === key);
-  if (!found) return false;
-  const head = headOf(batch, isOurs(found.metadata) ? found.metadata : await kv.get(key));
-  return head.intent === "cancel";
+  return found && headOf(batch, isOurs(found.metadata) ? found.metadata : await kv.get(key));
 }
 
 const isOurs = (metadata) =>
@@ -120,7 +121,7 @@ export class Tally {
   }
 
   get averageMs() {
-    return this.timed ? roundHalfEven(this.milliseconds / this.timed) : undefined;
+    return this.timed ? Math.round(this.milliseconds / this.timed) : undefined;
   }
 }
 
@@ -144,37 +145,31 @@ export function batchStatus(intent, counts, superseded) {
  * is", or "later", when it may be done.
  *
  * The tasks write intent and pages into the same record, and KV may show it as it was before: our
- * write would undo theirs. So it is left alone while they upload, and for as long as reads lag after
- * a page was queued or cancelled, which upload, retry and cancel do.
+ * write would undo theirs. So it is left alone while they upload; for as long as reads lag after a
+ * page was queued or cancelled, which upload, retry and cancel do; and where what was asked for is
+ * not the same in all that is read of it, last of all just before it is written.
  */
-export async function saveSnapshot({ kv, project, lagSeconds }, head, tally) {
-  const told = snapshotOf(head.intent, tally, head.pageCount);
+export async function saveSnapshot(cx, head, tally) {
+  const told = snapshotOf(head, tally);
   const isTold = head.status === told.status && head.pageCount === told.page_count;
-  if (
-    head.intent === "upload" ||
-    (isTold && STATES.every((s) => head.counts[s] === told.counts[s]))
-  )
-    return "as it is";
-  const [fresh, soon] = [iso(Date.now() - 1000 * lagSeconds), iso(Date.now() + 1000 * lagSeconds)];
+  const isSame = isTold && STATES.every((state) => head.counts[state] === told.counts[state]);
+  if (isSame || head.intent === "upload") return "as it is";
+  const [fresh, soon] = [-1, 1].map((sign) => iso(Date.now() + sign * 1000 * cx.lagSeconds));
   if (tally.lastWaiting > fresh && tally.lastWaiting <= soon) return "later";
-  const key = batchKey(project, head.id);
-  if (!tally.states) return saveMetadata(kv, key, head, told);
-  const { value, metadata } = await kv.getWithText(key);
-  if (value === undefined || value === UNREADABLE) return "as it is"; // its pages are worked on all the same
-  const { intent } = headOf(head.id, isOurs(metadata) ? metadata : value);
-  if (intent !== head.intent) return "later"; // one of the two is old
-  // In place, and below written as it is: of so many pages there is memory for one copy.
+  return tally.states ? saveWhole(cx, head, told, tally.states) : saveMetadata(cx, head, told);
+}
+
+/** The snapshot with the state of each page. */
+async function saveWhole(cx, head, told, states) {
+  const key = batchKey(cx.project, head.id);
+  const { value, metadata } = await cx.kv.getWithText(key);
+  if (!isObject(value)) return "as it is"; // its pages are worked on all the same
+  if (!(await isAskedStill(cx, head, isOurs(metadata) ? metadata : value))) return "later";
+  // Page by page, and below written as it is: of so many pages there is memory for one copy.
   const pages = object(value.pages);
-  for (const page in pages) {
-    const state = tally.states.get(page) ?? "uploaded";
-    if (isObject(pages[page])) pages[page].status = state;
-    else pages[page] = { status: state };
-  }
-  const { counts, average_time_ms, ...found } = snapshotOf(
-    intent,
-    tally,
-    Object.keys(pages).length,
-  );
+  for (const page in pages)
+    pages[page] = { ...object(pages[page]), status: states.get(page) ?? "uploaded" };
+  const { counts, average_time_ms, ...found } = told;
   const summary = {
     ...object(value.summary),
     completed: counts.done,
@@ -184,39 +179,36 @@ export async function saveSnapshot({ kv, project, lagSeconds }, head, tally) {
   };
   const created = time(value.created) ?? "";
   const reason = clip(text(value.reason), REASON_BYTES);
-  await kv.put(
-    key,
-    JSON.stringify({ ...value, ...found, pages, summary }),
-    known({ ...found, created, counts, average_time_ms, reason }),
-  );
+  const small = known({ ...found, created, counts, average_time_ms, reason });
+  await cx.kv.put(key, JSON.stringify({ ...value, ...found, pages, summary }), small);
   return "written";
 }
 
 /**
- * The snapshot of a batch that there is no memory for: in its metadata, which is what the tasks read;
- * the value goes through as it is.
+ * The snapshot of a batch that there is no memory for: in its metadata, which is what the tasks
+ * read; the value goes through as it is.
  */
-async function saveMetadata(kv, key, head, told) {
-  kv.left -= 1;
-  const { value, metadata } = await kv.namespace.getWithMetadata(key, "stream");
-  if (value && isOurs(metadata) && metadata.intent === head.intent) {
-    await kv.put(key, value, { ...metadata, ...known(told) });
+async function saveMetadata(cx, head, told) {
+  const key = batchKey(cx.project, head.id);
+  const { value, metadata } = await cx.kv.getStream(key);
+  if (value && isOurs(metadata) && (await isAskedStill(cx, head, metadata))) {
+    await cx.kv.put(key, value, { ...metadata, ...known(told) });
     return "written";
   }
   await value?.cancel();
   return value && isOurs(metadata) ? "later" : "as it is";
 }
 
-function snapshotOf(intent, tally, pageCount) {
+/** Whether the same is asked for the batch in what was read of it, and in what there is now. */
+async function isAskedStill(cx, head, read) {
+  const heads = [headOf(head.id, read), await readHead(cx, head.id)];
+  return heads.every((one) => one?.intent === head.intent && one.pageCount === head.pageCount);
+}
+
+function snapshotOf({ intent, pageCount }, tally) {
   const counts = tally.countsOf(pageCount);
   const status = batchStatus(intent, counts, tally.superseded);
   return { status, intent, page_count: totalOf(counts), counts, average_time_ms: tally.averageMs };
 }
 
 const totalOf = (counts) => Object.values(counts).reduce((sum, some) => sum + some, 0);
-
-/** As Python rounds. */
-function roundHalfEven(value) {
-  const rounded = Math.round(value);
-  return value % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
-}

@@ -1,9 +1,9 @@
 /**
  * The Queue's consumer: one page a message, from claim to outcome.
  *
- * A message may come twice, late, or while another claim of its page is the current one. So the page
- * is looked at first and at the end, and an outcome counts only for the current claim. What is no
- * fault of the page (KV does not answer, a service asks to wait) is delivered again by the Queue.
+ * A message may come twice, late, or while another claim of its page is the current one. So the
+ * page is looked at first and at the end, and an outcome counts only for the current claim. What is
+ * no fault of the page (KV does not answer, a service asks to wait) is delivered again by the Queue.
  *
  * In all of these files `cx` is the invocation's context (context.js), `job` a claim as a message
  * carries it (isJob in records.js), `page` mostly a page's id, and `status` its status record.
@@ -12,7 +12,7 @@
 import { Attempt } from "./attempt.js";
 import { isCancelled } from "./batches.js";
 import { open } from "./context.js";
-import { UNREADABLE, isObject, iso, sleep } from "./kv.js";
+import { isObject, iso, sleep } from "./kv.js";
 import { addToLog, claimItems, putInQueue, putStatus } from "./pages.js";
 import {
   asCancelled,
@@ -21,7 +21,6 @@ import {
   held,
   isJob,
   pageKey,
-  placeOf,
   statusKey,
 } from "./records.js";
 
@@ -34,10 +33,10 @@ const MAX_DELIVERIES = 5;
 const SPARE = 50;
 
 export async function consume({ messages }, env, processor) {
-  // One context for all messages of the invocation, since Cloudflare counts their operations together.
+  // One context for all messages of the invocation: Cloudflare counts their operations together.
   const cx = open(env);
   const looked = new Map();
-  /** One look at a batch an invocation. */
+  /** One look at a batch an invocation: a listing for up to five pages. */
   const cancelled = (id) => {
     if (!looked.has(id)) looked.set(id, isCancelled(cx, id));
     return looked.get(id);
@@ -53,15 +52,13 @@ export async function consume({ messages }, env, processor) {
     }
   };
   await Promise.all(messages.filter((message) => message.attempts === 1).map(run));
-  // What comes again may be what ended an invocation (its memory, its CPU): one after the other, and
-  // in any order, so that its neighbours get their turn before it.
+  // What comes again may be what ended an invocation (its memory, its CPU): one after the other,
+  // and in any order, so that its neighbours get their turn before it.
   const again = messages.filter((message) => message.attempts > 1);
   for (const message of again.sort(() => Math.random() - 0.5)) await run(message);
 }
 
-/**
- * Messages that the Queue has given up: their invocations ended without a word, time after time.
- */
+/** Messages that the Queue has given up: their invocations ended without a word, again and again. */
 export async function bury({ messages }, env) {
   const cx = open(env);
   const words =
@@ -91,9 +88,10 @@ async function workOn(cx, job, delivery, processor, cancelled) {
   const isLast = delivery >= MAX_DELIVERIES;
   const status = await current(cx, job);
   if (status === null) return undefined;
-  if (status === undefined) return isLast ? undefined : againSeconds; // not to be seen yet, or deleted
-  // No page starts any more: the tick that claimed it may not have seen the cancel yet.
-  if (delivery === 1 && !status.processing.current_step && (await cancelled(job.batch_id))) {
+  if (status === undefined) return isLast ? undefined : againSeconds; // not seen yet, or deleted
+  // A tick claims as many pages as are done in two minutes, 5,000 at most, and `cancel` cannot take
+  // them back: looked at here, no more of them start, and cost somebody the price of a model.
+  if (!status.processing.current_step && (await cancelled(job.batch_id))) {
     await putStatus(cx, job.page_id, asCancelled(status));
     return undefined;
   }
@@ -119,7 +117,7 @@ async function workOn(cx, job, delivery, processor, cancelled) {
  */
 async function current({ kv, project }, job) {
   const found = await kv.get(statusKey(project, job.page_id));
-  return found === undefined ? undefined : held(found === UNREADABLE ? {} : found, job);
+  return found === undefined ? undefined : held(found ?? {}, job);
 }
 
 /**
@@ -131,8 +129,9 @@ async function show(cx, job, attempt) {
   let shown = attempt.at;
   while (!attempt.isOver) {
     await Promise.race([sleep(cx.writeMs), attempt.ended]);
+    const isNew = attempt.at !== shown && cx.kv.left >= SPARE;
     const isOld = Date.now() - lastWrite > (1000 * cx.leaseSeconds) / 3;
-    if (attempt.isOver || (!isOld && (attempt.at === shown || cx.kv.left < SPARE))) continue;
+    if (attempt.isOver || !(isNew || isOld)) continue;
     [shown, lastWrite] = [attempt.at, Date.now()];
     try {
       // Taken away, it is let go: nothing that it does counts any more.
@@ -168,6 +167,6 @@ async function write(cx, job, outcome, pageMetadata) {
   await addToLog(cx, job.page_id, outcome.entries);
   const mayTryAgain = outcome.error !== undefined && job.attempt < cx.maxAttempts;
   if (mayTryAgain && !(await isCancelled(cx, job.batch_id)))
-    await putInQueue(cx, job.page_id, asQueued(status, { ...placeOf(status), queued_at: iso() }));
+    await putInQueue(cx, job.page_id, asQueued(status, outcome.usage, iso()));
   else await putStatus(cx, job.page_id, asEnded(status, outcome));
 }

@@ -1,6 +1,6 @@
 /**
- * What an invocation goes by: the project, its KV and its Queue, and the `vars` of wrangler.jsonc as
- * numbers, with what holds where one is left out or is no such number. Times are seconds.
+ * What an invocation goes by: the project, its KV and its Queue, and the `vars` of wrangler.jsonc
+ * as numbers, with what holds where one is left out or is no such number. Times are seconds.
  */
 
 import { Kv } from "./kv.js";

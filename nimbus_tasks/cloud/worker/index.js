@@ -7,7 +7,8 @@
  * address: nobody can call it. To be read in this order:
  *
  *   processor.js   what is done to a page: yours to replace; processors/ has two to begin with
- *   tick.js        the cron trigger: what waits is claimed, what stopped is mended, batches are summed up
+ *   tick.js        the cron trigger: claims what waits, mends what stopped, sums up the batches
+ *   census.js      all pages of the project, listed, and what they add up to
  *   pages.js       claiming a page, taking up a claim that has lapsed, writing a page's records
  *   consumer.js    the Queue's consumer: a page from its message to its outcome
  *   attempt.js     whatever a processor does (answer, throw, hang) as an outcome

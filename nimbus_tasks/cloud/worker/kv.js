@@ -5,8 +5,6 @@
 /** The time as the records have it, with six digits, so that text order is time order. */
 export const iso = (ms = Date.now()) => new Date(ms).toISOString().replace("Z", "000Z");
 
-/** A value that is there and is no JSON object. */
-export const UNREADABLE = Symbol("unreadable");
 const KEYS_A_READ = 100; // a bulk read takes so many, and is one operation
 const CONNECTIONS = 6; // an invocation has so many open at once; more would only wait
 const PAUSES = [1100, 2000, 4000]; // KV takes one write a second for a key
@@ -38,7 +36,7 @@ export class Kv {
     } while (cursor && this.left > 0);
   }
 
-  /** Values by key: undefined where there is none, UNREADABLE for what is no object. */
+  /** Values by key: undefined where there is none, null for what is no JSON object. */
   async getMany(keys) {
     const found = new Map();
     const chunks = [];
@@ -68,6 +66,12 @@ export class Kv {
     this.left -= 1;
     const { value, metadata } = await this.namespace.getWithMetadata(key, "text");
     return { value: parse(value), text: value ?? "", metadata };
+  }
+
+  /** A value of any size, and its metadata: the stream has to be read, or cancelled. */
+  async getStream(key) {
+    this.left -= 1;
+    return this.namespace.getWithMetadata(key, "stream");
   }
 
   /** `value` is an object, JSON as text, or a stream of it. */
@@ -124,9 +128,9 @@ function parse(text) {
   if (text === null) return undefined;
   try {
     const value = JSON.parse(text);
-    return isObject(value) ? value : UNREADABLE;
+    return isObject(value) ? value : null;
   } catch {
-    return UNREADABLE;
+    return null;
   }
 }
 

@@ -1,8 +1,10 @@
 /**
  * Thrown by a processor: this page fails, with a code that reports can group by.
  *
- * With `retryAfter` (seconds) it is the service that cannot do it now: the page is tried again then,
- * a few times, and fails only if that does not help.
+ * `usage` may be set, `{tokens_in, tokens_out, cost}`: what the page has taken all the same.
+ *
+ * With `retryAfter` (seconds) it is the service that cannot do it now: the page is tried again
+ * then, a few times, and fails only if that does not help.
  */
 export class PageError extends Error {
   /** `code` is a short word in lower case. */

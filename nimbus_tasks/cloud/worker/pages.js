@@ -16,6 +16,7 @@ import {
   idOf,
   isNewer,
   logsKey,
+  object,
   queueItem,
   queueKey,
   small,
@@ -36,67 +37,69 @@ const LOG_CHARACTERS = 6_000_000; // a value may have 25 MB, and a character fou
  * a page is in the queue still or has a lease that lapses. Queued pages of a cancelled batch become
  * cancelled; items that no queued page stands behind are removed.
  *
- * `items` are keys; `isCancelled` is asked of batch ids. Returns the statuses that were written, by
- * page id, and the items that are done with.
+ * `items` are keys; `isCancelled` is asked of batch ids. Returns how many pages were claimed, and
+ * the items that are done with.
  */
 export async function claimItems(cx, items, isCancelled) {
-  const { kv, project, lagSeconds } = cx;
-  const pages = new Map(items.map((item) => [item, idOf(item)]));
-  const keys = [...pages.values()].filter(Boolean).map((page) => statusKey(project, page));
-  const statuses = await kv.getMany([...new Set(keys)]);
-  const [fresh, soon] = [iso(Date.now() - 1000 * lagSeconds), iso(Date.now() + CLOCK_SKEW_MS)];
-  const [used, before, written] = [[], new Map(), new Map()];
-  for (const [item, page] of pages) {
-    const status = page && statuses.get(statusKey(project, page));
-    if (!isMeant(item, status, project, page)) {
-      // Where reads lag, an item may be seen before its page's status: it is left for later.
-      const maySeeMore = page && lagSeconds && isNewer(item, fresh) && !isNewer(item, soon);
-      const isOlder = !isObject(status) || isNewer(item, String(status.updated));
-      if (!(maySeeMore && isOlder)) used.push(item);
-      continue;
-    }
-    used.push(item);
-    if (written.has(page)) continue;
-    before.set(page, status);
-    const isOver = await isCancelled(status.batch_id);
-    written.set(page, isOver ? asCancelled(status) : asClaimed(status, newClaim(cx)));
-  }
-  await kv.all(written, ([page, status]) => putStatus(cx, page, status));
-  const claims = [...written].filter(([, status]) => status.status === "processing");
+  const { pages, used } = await pagesBehind(cx, items);
+  const [claims, cancelled] = [[], []];
+  for (const [page, status] of pages)
+    if (await isCancelled(status.batch_id)) cancelled.push(page);
+    else claims.push(claimOf(cx, page, status));
+  await cx.kv.all(cancelled, (page) => putStatus(cx, page, asCancelled(pages.get(page))));
+  await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
   try {
-    await sendAll(cx, claims.map(jobOf));
+    await sendAll(cx, claims.map(({ job }) => job));
   } catch (error) {
     // Nothing was lost: the items are there still, and the pages are as if never claimed. One that
     // was sent all the same finds that its claim is over.
-    await kv.all(claims, ([page]) => putStatus(cx, page, { ...before.get(page), updated: iso() }));
+    const back = ({ job, before }) => putStatus(cx, job.page_id, { ...before, updated: iso() });
+    await cx.kv.all(claims, back);
     throw error;
   }
-  await kv.all(used, (item) => kv.delete(item));
-  return { written, used };
+  await cx.kv.all(used, (item) => cx.kv.delete(item));
+  return { claimed: claims.length, used };
+}
+
+/** The queued pages behind those items, statuses by id, and the items that are done with then. */
+async function pagesBehind(cx, items) {
+  const keyOf = (item) => statusKey(cx.project, idOf(item));
+  const keys = new Set(items.filter(idOf).map(keyOf));
+  const statuses = await cx.kv.getMany([...keys]);
+  const [pages, used] = [new Map(), []];
+  for (const item of items) {
+    const [page, status] = [idOf(item), statuses.get(keyOf(item))];
+    if (page && isMeant(cx, item, page, status)) pages.set(page, status);
+    else if (page && mayBeEarly(cx, item, status)) continue; // it is left for later
+    used.push(item);
+  }
+  return { pages, used };
 }
 
 /**
  * Whether it is this item by which the page is to be claimed. A writer that does not know our place
  * in the record names none: any item is its own.
  */
-function isMeant(item, status, project, page) {
-  if (!page || !isObject(status) || status.status !== "queued" || !id(status.batch_id))
-    return false;
-  return [null, item].includes(
-    queueKey(project, page, isObject(status.queued) ? status.queued : {}),
-  );
+function isMeant({ project }, item, page, status) {
+  if (!isObject(status) || status.status !== "queued" || !id(status.batch_id)) return false;
+  return [null, item].includes(queueKey(project, page, object(status.queued)));
 }
 
-function newClaim({ leaseSeconds }) {
+/** Whether reads lag, and this item may be seen before its page's status is. */
+function mayBeEarly({ lagSeconds }, item, status) {
+  const [fresh, soon] = [-1000 * lagSeconds, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
+  if (!lagSeconds || !isNewer(item, fresh) || isNewer(item, soon)) return false;
+  return !isObject(status) || isNewer(item, String(status.updated));
+}
+
+/** A claim of a page: the message of it, and the status with it and without. */
+function claimOf({ leaseSeconds }, page, before) {
   const now = Date.now();
   const claim = crypto.randomUUID().replaceAll("-", "").slice(0, 16);
-  return { claim, claimed: iso(now), lease: iso(now + 1000 * leaseSeconds) };
-}
-
-/** The message of a claimed page, of its id and status. */
-function jobOf([page, { batch_id, attempts, processing }]) {
-  const { claim, started, lease } = processing;
-  return { page_id: page, batch_id, attempt: attempts, claim, claimed: started, lease };
+  const by = { claim, claimed: iso(now), lease: iso(now + 1000 * leaseSeconds) };
+  const claimed = asClaimed(before, by);
+  const { batch_id, attempts } = claimed;
+  return { job: { page_id: page, batch_id, attempt: attempts, ...by }, claimed, before };
 }
 
 /** Send messages in as few calls as a Queue allows. */
@@ -118,22 +121,19 @@ export async function sendAll({ env, kv }, bodies) {
 
 /**
  * Queue pages again whose claim has lapsed, if it still has; fail those that have lapsed too often.
+ * Returns how many.
  */
 export async function takeUpLapsed(cx, pages, isCancelled) {
-  const statuses = await cx.kv.getMany(pages.map((page) => statusKey(cx.project, page)));
+  const keys = pages.map((page) => statusKey(cx.project, page));
   const now = iso();
-  const lapsed = pages
-    .map((page) => [page, statuses.get(statusKey(cx.project, page))])
-    .filter(([, status]) => isObject(status) && hasLapsed(small(status), now));
-  await cx.kv.all(lapsed, async ([page, status]) => {
-    const lapses = (count(status.lapses) ?? 0) + 1;
+  const lapsed = [...(await cx.kv.getMany(keys))].filter(
+    ([, status]) => isObject(status) && hasLapsed(small(status), now),
+  );
+  await cx.kv.all(lapsed, async ([key, status]) => {
+    const [page, lapses] = [idOf(key), (count(status.lapses) ?? 0) + 1];
     const next = { ...status, lapses };
-    if (lapses >= MAX_LAPSES)
-      await putStatus(
-        cx,
-        page,
-        asLost(next, `${MAX_LAPSES} workers vanished while they had this page`),
-      );
+    const lost = `${MAX_LAPSES} workers vanished while they had this page`;
+    if (lapses >= MAX_LAPSES) await putStatus(cx, page, asLost(next, lost));
     else if (await isCancelled(status.batch_id)) await putStatus(cx, page, asCancelled(next));
     else await putInQueue(cx, page, asQueued(next));
     const message = `The worker of attempt ${status.attempts} has not been heard of`;

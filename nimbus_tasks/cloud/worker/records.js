@@ -16,19 +16,10 @@ const LONGEST_LEASE_MS = 3_600_000;
 export const CLOCK_SKEW_MS = 300_000;
 /** The part of a record that goes with its state, and the fields of all parts. */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
-const PART_FIELDS = [
-  ...[
-    "priority",
-    "queued_at",
-    "started",
-    "current_step",
-    "progress",
-    "claim",
-    "lease",
-    "completed",
-  ],
-  ...["success", "changes", "confidence", "duration_ms", "message", "code", "timestamp"],
-];
+const PART_FIELDS = (
+  "priority queued_at started current_step progress claim lease completed success changes " +
+  "confidence duration_ms usage message code timestamp"
+).split(" ");
 
 // --- fields: what somebody wrote, if it is what it should be, or else undefined ---
 
@@ -48,6 +39,8 @@ const priority = (value) => {
   const found = count(value);
   return found !== undefined && found >= 1 && found <= 10 ? found : undefined;
 };
+/** The first of the values that is what it should be. */
+const first = (read, ...values) => values.map(read).find((value) => value !== undefined);
 /** Those of the fields that are there. */
 export const known = (fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
@@ -66,7 +59,8 @@ export function queueKey(project, page, place) {
   const queuedAt = time(place.queued_at);
   if (queuedAt === undefined) return null;
   const rank = 10 - (priority(place.priority) ?? NEW_PAGE_PRIORITY);
-  return `queue:${project}:${String(rank).padStart(2, "0")}:${queuedAt.replace(/[^0-9]/g, "")}:${page}`;
+  const since = queuedAt.replace(/[^0-9]/g, "");
+  return `queue:${project}:${String(rank).padStart(2, "0")}:${since}:${page}`;
 }
 
 /** Whether a queue item was made after that moment, as its key tells it. */
@@ -108,25 +102,30 @@ export function asClaimed(status, { claim, claimed, lease }) {
 
 /** The page with an outcome, good or bad. */
 export function asEnded(status, outcome) {
-  const { lapses, ...base } = without(status);
+  const { lapses, spent, ...base } = without(status, outcome.usage);
   const { started, completed, duration_ms, changes, confidence, error, code } = outcome;
-  const [unknown, updated] = [unknownOf(status), iso()];
+  const part = { ...unknownOf(status), started, duration_ms, ...known({ usage: spent }) };
+  const updated = iso();
   if (error === undefined) {
-    const result = { completed, success: true, changes, confidence, duration_ms, started };
-    return { ...base, status: "done", updated, result: { ...unknown, ...result } };
+    const result = { ...part, completed, success: true, changes, confidence };
+    return { ...base, status: "done", updated, result };
   }
-  const failure = { message: error, code, timestamp: completed, started, duration_ms };
-  return { ...base, status: "failed", updated, error: { ...unknown, ...failure } };
+  const failure = { ...part, message: error, code, timestamp: completed };
+  return { ...base, status: "failed", updated, error: failure };
 }
 
-/** The page waiting, at a place in the queue: where it stood before, if nobody says otherwise. */
-export function asQueued(status, place = placeOf(status)) {
+/**
+ * The page waiting: where it stood before, or since `queuedAt`; `usage` is what an attempt has
+ * taken that is to be made again.
+ */
+export function asQueued(status, usage, queuedAt) {
   const updated = iso();
+  const place = placeOf(status);
   const queued = {
     priority: place.priority ?? NEW_PAGE_PRIORITY,
-    queued_at: place.queued_at ?? updated,
+    queued_at: queuedAt ?? place.queued_at ?? updated,
   };
-  return { ...without(status), status: "queued", updated, queued };
+  return { ...without(status, usage), status: "queued", updated, queued };
 }
 
 export function asCancelled(status) {
@@ -136,9 +135,10 @@ export function asCancelled(status) {
 /** A page whose holder was never heard of again, once more than can be chance. */
 export function asLost(status, message) {
   const updated = iso();
-  const started = known({ started: time(object(status.processing).started) });
-  const error = { message, code: "worker_lost", timestamp: updated, ...started };
-  return { ...without(status), status: "failed", updated, error };
+  const { spent, ...base } = without(status);
+  const more = known({ started: time(object(status.processing).started), usage: spent });
+  const error = { message, code: "worker_lost", timestamp: updated, ...more };
+  return { ...base, status: "failed", updated, error };
 }
 
 /** Whether a page, in small, is in the hands of somebody not heard of for a whole lease. */
@@ -173,8 +173,35 @@ export const isJob = (body) =>
   [body.claimed, body.lease].every(time) &&
   count(body.attempt) === body.attempt;
 
-function without({ queued, processing, result, error, ...rest }) {
-  return rest;
+/** A record without the part that goes with its state; what it has taken, and now takes, stays. */
+function without(status, usage) {
+  const { queued, processing, result, error, spent, ...rest } = status;
+  const all = usageOf(status, usage);
+  return Object.keys(all).length ? { ...rest, spent: all } : rest;
+}
+
+/**
+ * What the attempts of a page have taken so far, with what is `more`: `{tokens_in, tokens_out,
+ * cost}`, as far as it is known. It is in the outcome, and in `spent` while there is none.
+ */
+function usageOf(status, more = {}) {
+  const parts = [status.spent, object(status.error).usage, object(status.result).usage];
+  const before = Object.assign({}, ...parts.map(usageFields));
+  const sum = (name) => {
+    const there = [before[name], more[name]].filter((value) => value !== undefined);
+    return there.length ? Number((there[0] + (there[1] ?? 0)).toFixed(8)) : undefined;
+  };
+  return known({ tokens_in: sum("tokens_in"), tokens_out: sum("tokens_out"), cost: sum("cost") });
+}
+
+/** Tokens and cost, as far as somebody gives them. */
+export function usageFields(given) {
+  const usage = object(given);
+  return known({
+    tokens_in: count(usage.tokens_in),
+    tokens_out: count(usage.tokens_out),
+    cost: number(usage.cost) >= 0 ? usage.cost : undefined,
+  });
 }
 
 /** Unknown fields of the part that goes with the state. */
@@ -188,8 +215,8 @@ function unknownOf(status) {
 /** The record in small, as metadata: one listing of these answers status, monitor and report. */
 export function small(status) {
   const state = STATES.includes(status.status) ? status.status : "failed";
-  const [processing, error] = [object(status.processing), object(status.error)];
-  const outcome = { ...error, ...object(status.result) };
+  const parts = [status.processing, status.result, status.error].map(object);
+  const [processing, result, error] = parts;
   const fields = known({
     status: state,
     batch_id: id(status.batch_id) ?? "",
@@ -200,17 +227,19 @@ export function small(status) {
     superseded_by: id(status.superseded_by),
   });
   if (state === "queued") return { ...fields, ...placeOf(status) };
-  const started = time((Object.keys(processing).length ? processing : outcome).started);
+  const started = first(time, ...parts.map((part) => part.started));
   if (state === "processing") {
     const step = clip(text(processing.current_step), STEP_BYTES);
     const [progress, lease] = [number(processing.progress), time(processing.lease)];
     return { ...fields, ...known({ started, step, progress, lease }) };
   }
-  const completed = time(outcome.completed) ?? time(outcome.timestamp);
-  const ended = known({ started, completed, duration_ms: count(outcome.duration_ms) });
+  const completed = first(time, result.completed, error.timestamp);
+  const duration_ms = first(count, result.duration_ms, error.duration_ms);
+  const ended = known({ started, completed, duration_ms, ...usageOf(status) });
   if (state === "done") {
-    const result = { changes: count(outcome.changes), confidence: number(outcome.confidence) };
-    return { ...fields, ...ended, ...known(result) };
+    const changes = first(count, result.changes, error.changes);
+    const confidence = first(number, result.confidence, error.confidence);
+    return { ...fields, ...ended, ...known({ changes, confidence }) };
   }
   if (state !== "failed") return fields;
   const failed = { ...fields, ...ended, ...known({ code: clip(text(error.code), CODE_BYTES) }) };
@@ -225,13 +254,10 @@ const escapedLength = (value) => JSON.stringify(value).replace(/[^\x00-\x7f]/g, 
 /** The text, shortened so that as JSON it takes at most so many bytes. */
 export function clip(whole, limit) {
   if (whole === undefined || escapedLength(whole) <= limit) return whole;
-  const characters = Array.from(whole.slice(0, limit));
-  const shortened = (length) => characters.slice(0, length).join("") + "…";
-  let [low, high] = [0, characters.length];
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (escapedLength(shortened(middle)) <= limit) low = middle;
-    else high = middle - 1;
+  let shortened = "";
+  for (const character of whole) {
+    if (escapedLength(`${shortened}${character}…`) > limit) break;
+    shortened += character;
   }
-  return shortened(low);
+  return `${shortened}…`;
 }

@@ -170,14 +170,18 @@ class Journal:
 
     def _opened(self) -> SqliteStore:
         try:
-            return SqliteStore(self._path, create=True)
+            return self._made()
         except DamagedStoreError:
             return self._new_file()
+
+    def _made(self) -> SqliteStore:
+        # Not durable: it takes longer to start a machine again than what is in here matters.
+        return SqliteStore(self._path, create=True, durable=False)
 
     def _new_file(self) -> SqliteStore:
         for name in (self._path.name + end for end in ("", "-wal", "-shm")):
             self._path.with_name(name).unlink(missing_ok=True)
-        return SqliteStore(self._path, create=True)
+        return self._made()
 
     @contextmanager
     def turn(self) -> Iterator[None]:

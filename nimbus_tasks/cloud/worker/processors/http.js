@@ -2,12 +2,13 @@
  * Posts each page to an address of yours, in any language, and takes what it answers.
  *
  * It gets the page record as JSON (`page_id`, `source_path`, `extraction`: the content map, …) and
- * answers JSON: `{"changes": 2, "confidence": 0.8, "optimization": {…}}`, or, for a page that it
- * cannot do, `{"error": {"message": "…", "code": "…"}}`. 429, 502, 503 and 504 mean: later; after
- * the seconds of Retry-After, if it gives them.
+ * answers JSON of 10 MB at most: `{"changes": 2, "confidence": 0.8, "optimization": {…}}`, with
+ * `usage` if it counts tokens (processor.js), or, for a page that it cannot do, `{"error":
+ * {"message": "…", "code": "…"}}`. 429, 502, 503 and 504 mean: later; after the seconds of
+ * Retry-After, if it gives them.
  *
- * vars: PROCESSOR_URL; PROCESSOR_SECRET_HEADER, if the secret is to go into a header of that name and
- * not into `Authorization: Bearer`. Secret: PROCESSOR_SECRET.
+ * vars: PROCESSOR_URL; PROCESSOR_SECRET_HEADER, if the secret is to go into a header of that name
+ * and not into `Authorization: Bearer`. Secret: PROCESSOR_SECRET.
  */
 
 import { PageError } from "../page_error.js";

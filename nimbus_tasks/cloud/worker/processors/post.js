@@ -4,7 +4,8 @@ import { PageError } from "../page_error.js";
 
 const LATER = [429, 502, 503, 504];
 const LATER_SECONDS = 20; // where a service does not say
-const MAX_CHARACTERS = 25_000_000;
+/** Five pages share an invocation's 128 MB. */
+const MAX_CHARACTERS = 10_000_000;
 
 /** `setting` is the name of the address' variable, for the person who reads the error. */
 export async function post(setting, address, headers, body, signal) {
@@ -17,9 +18,8 @@ export async function post(setting, address, headers, body, signal) {
       redirect: "manual", // a secret goes where it was meant to go, and nowhere else
       signal,
     });
-    const isTooLarge = Number(response.headers.get("Content-Length")) > MAX_CHARACTERS;
-    if (isTooLarge) throw new PageError(`${setting} answered more than 25 MB`, "bad_result");
-    text = await response.text();
+    if (response.ok) text = await bounded(setting, response.body);
+    else await response.body?.cancel();
   } catch (error) {
     if (error instanceof PageError) throw error;
     throw new PageError(`cannot reach ${setting}: ${error.message}`, "unreachable", LATER_SECONDS);
@@ -29,6 +29,18 @@ export async function post(setting, address, headers, body, signal) {
   const retryAfter = LATER.includes(status) ? secondsOf(said.get("Retry-After")) : undefined;
   const code = status === 429 ? "rate_limited" : `http_${status}`;
   throw new PageError(`${setting} answered ${status}`, code, retryAfter);
+}
+
+/** The whole of a body, which may say nothing of its length, and have no end. */
+async function bounded(setting, body) {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const bytes of body ?? []) {
+    text += decoder.decode(bytes, { stream: true });
+    if (text.length > MAX_CHARACTERS)
+      throw new PageError(`${setting} answered more than 10 MB`, "bad_result");
+  }
+  return text + decoder.decode();
 }
 
 export function answerOf(text) {

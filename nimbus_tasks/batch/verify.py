@@ -40,10 +40,10 @@ from nimbus_tasks.core.wire import load_object, mapping_field
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean, clip
+from nimbus_tasks.ui.text import clean, clip, command_lines, wrap
 
-#: More findings than a person reads; --json has them all.
-_SHOWN = 30
+#: Findings of one kind that have a line each; of more their number is said.
+_FEW = 5
 _NOT_SENT = "not_uploaded"
 
 
@@ -360,7 +360,8 @@ def verify(
     else:
         console.say(*_lines(verified, console.style, console.columns))
         if any(finding.kind == _NOT_SENT for finding in verified.findings):
-            console.say(f"   go on with: invoke nimbus.upload --batch={verified.batch_id}")
+            go_on = f"go on with: invoke nimbus.upload --batch={verified.batch_id}"
+            console.say(*(f"   {line}" for line in command_lines(go_on, console.columns - 3)))
         elif not verified.ok and not repair:
             console.hint(f"invoke nimbus.batch.verify --repair --batch={verified.batch_id}")
     if not verified.ok:
@@ -375,13 +376,35 @@ def _lines(verified: Verified, style: Style, columns: int) -> list[str]:
     count = len(verified.findings)
     what = f"{count:,} finding" + ("" if count == 1 else "s")
     lines = [f"{style.sign('ok' if verified.ok else 'warning')} {name}: {what}"]
-    for finding in verified.findings[:_SHOWN]:
-        mended = "mended: " if finding.repaired else ""
-        text = clean(f"{mended}{finding.kind}: {finding.detail}")
-        about = clean(finding.path or finding.page_id or "")
-        if about:
-            about = clip(about, max(20, columns - len(text) - 6), keep_end=True) + ": "
-        lines.append("   " + clip(about + text, columns - 3))
-    if count > _SHOWN:
-        lines.append(style.dim(f"   … and {count - _SHOWN:,} more; --json has them all"))
+    kinds: dict[tuple[str, bool], list[Finding]] = {}
+    for finding in verified.findings:
+        kinds.setdefault((finding.kind, finding.repaired), []).append(finding)
+    for alike in kinds.values():
+        lines += _lines_of_kind(alike, style, columns)
+    if any(len(alike) > _FEW for alike in kinds.values()):
+        lines.append(style.dim("   --json has them all"))
     return lines
+
+
+def _lines_of_kind(alike: list[Finding], style: Style, columns: int) -> list[str]:
+    """A line each; of more than some their number, and which the first are."""
+    if len(alike) <= _FEW:
+        return [_line(finding, columns) for finding in alike]
+    first = alike[0]
+    such_as = "" if all(one.detail == first.detail for one in alike) else "such as: "
+    detail = f"{'mended: ' if first.repaired else ''}{first.kind}: {such_as}{first.detail}"
+    text, *more = wrap(clean(f"{len(alike):,} × {detail}"), columns, indent=7)
+    names = clip(", ".join(map(_name, alike[:_FEW])) + ", …", columns - 7)
+    return [f"   {text}", *(f"       {line}" for line in more), style.dim(f"       {names}")]
+
+
+def _line(finding: Finding, columns: int) -> str:
+    text = clean(f"{'mended: ' if finding.repaired else ''}{finding.kind}: {finding.detail}")
+    about = _name(finding)
+    if about:
+        about = clip(about, max(20, columns - len(text) - 6), keep_end=True) + ": "
+    return "   " + clip(about + text, columns - 3)
+
+
+def _name(finding: Finding) -> str:
+    return clean(finding.path or finding.page_id or "")

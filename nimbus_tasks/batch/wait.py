@@ -6,6 +6,7 @@ too long.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -29,11 +30,11 @@ from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import StoreUnreachableError
 from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.ui.batch_view import count_lines, heading
-from nimbus_tasks.ui.console import Console
+from nimbus_tasks.ui.console import Console, terminal_size
 from nimbus_tasks.ui.figures import duration
 from nimbus_tasks.ui.next_steps import show_next
 from nimbus_tasks.ui.progress import ProgressBar
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, command_lines
 
 DEFAULT_INTERVAL = 1.0
 #: After so long without any change, with no page in flight, nobody seems to be at work.
@@ -154,6 +155,8 @@ class _Waiting(ProgressBar):
                 if view.status == "uploading"
                 else "Nobody seems to work on it. Start a worker with:"
             )
-            self.write(f"   {next_steps_of(view)[0].command}")
+            room = terminal_size(sys.stderr)[0] - 3
+            for line in command_lines(next_steps_of(view)[0].command, room):
+                self.write(f"   {line}")
             self._told_idle = True
         self._ended = ended

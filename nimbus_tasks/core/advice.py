@@ -54,12 +54,14 @@ def _groups_of(view: BatchView) -> Sequence[FailureGroup]:
     return group_failures(view.failures)
 
 
-def work_command(engine: str, batch_id: str | None = None) -> str:
-    """What to type when pages have been queued, of any batch or of one."""
+def work_command(engine: str, batch_id: str | None = None, options: Sequence[str] = ()) -> str:
+    """What to type when pages have been queued, of any batch or of one; ``options`` are what a
+    worker is to be given."""
     task = "batch.monitor" if engine in _GOES_ON else "worker"
+    given = [] if engine in _GOES_ON else [*options]
     if batch_id is None or engine == "fleet":  # whose workers take what the queue gives them
-        return f"invoke nimbus.{task}"
-    return _command(task, batch_id)
+        return " ".join([f"invoke nimbus.{task}", *given])
+    return _command(task, batch_id, *given)
 
 
 def next_steps(
@@ -71,18 +73,20 @@ def next_steps(
     stalled: int = 0,
     in_report: bool = False,
     engine: str = "python",
+    worker_options: Sequence[str] = (),
 ) -> list[NextStep]:
     """The commands to type next, in their order; there may be none.
 
     ``counts`` are pages by state (those left out count as 0), ``stalled`` those of the processing
     ones whose worker is gone. ``in_report`` leaves out the advice to make a report; ``engine`` is
-    who takes up queued pages.
+    who takes up queued pages, and ``worker_options`` what a worker needs to be given to do as the
+    last one did.
     """
     if status == "uploading":
         why = "Its upload has not come to its end: if nobody is sending any more, go on with it"
         return [NextStep(why, _command("upload", batch_id))]
     if not is_finished(status):
-        return _while_open(batch_id, counts, stalled, engine)
+        return _while_open(batch_id, counts, stalled, engine, worker_options)
     if status == "cancelled":
         return [
             NextStep("Send the pages again, as a new batch", "invoke nimbus.upload"),
@@ -92,16 +96,22 @@ def next_steps(
             ),
         ]
     if counts.get("failed", 0):
-        return _after_failures(batch_id, counts["failed"], groups, in_report, engine)
+        work = work_command(engine, batch_id, worker_options)
+        then = NextStep(f"Then {_GOES_ON.get(engine, 'work on them')}", work)
+        return _after_failures(batch_id, counts["failed"], groups, in_report, then)
     return [] if in_report else [NextStep("All pages are done: look at them", _report(batch_id))]
 
 
 def _while_open(
-    batch_id: str, counts: Mapping[str, int], stalled: int, engine: str
+    batch_id: str,
+    counts: Mapping[str, int],
+    stalled: int,
+    engine: str,
+    worker_options: Sequence[str],
 ) -> list[NextStep]:
     """Somebody is at work, or somebody should be."""
     steps = []
-    goes_on, work = _GOES_ON.get(engine), work_command(engine, batch_id)
+    goes_on, work = _GOES_ON.get(engine), work_command(engine, batch_id, worker_options)
     at_work = counts.get("processing", 0) - stalled
     if at_work > 0:
         watch = _command("batch.monitor", batch_id)
@@ -121,13 +131,12 @@ def _while_open(
 
 
 def _after_failures(
-    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool, engine: str
+    batch_id: str, failed: int, groups: Sequence[FailureGroup], in_report: bool, then: NextStep
 ) -> list[NextStep]:
     retriable = [group for group in groups if group.count > group.superseded]
     if groups and not retriable:
         why = "The failed pages belong to a later batch now: see how they do there"
         return [NextStep(why, "invoke nimbus.batch.status --batch=latest")]
-    then = NextStep(f"Then {_GOES_ON.get(engine, 'work on them')}", work_command(engine, batch_id))
     transient = [group for group in retriable if group.looks_transient]
     if not transient:
         first = [NextStep("Look at what failed, and mend it", _report(batch_id))]

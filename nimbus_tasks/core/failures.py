@@ -90,10 +90,10 @@ class FailureGroups:
         self._open: dict[tuple[str, str], _Open] = {}
         self._other = _other()
 
-    def add(self, page: PageInfo) -> None:
-        """Count a page, if it has failed."""
+    def add(self, page: PageInfo) -> int:
+        """Count a page, if it has failed; how many of its kind there are now."""
         if page.status["status"] != "failed":
-            return
+            return 0
         code = (page.status.get("code") or UNKNOWN_CODE)[:_SHOWN]
         message = normalised(page.status.get("error") or "")
         key = code, message[:_COMPARED]
@@ -103,6 +103,7 @@ class FailureGroups:
                 self._forget_small_ones()
             group = self._open[key] = _Open(code, message)
         group.add(page)
+        return group.count
 
     def biggest(self, most: int) -> list[FailureGroup]:
         """The ``most`` biggest groups, biggest first, then "other" if it has any."""
@@ -128,10 +129,12 @@ def _other() -> _Open:
     return _Open("other", "errors of which there are few each")
 
 
-#: What tells one error from another although it is a number: a status, an exit code, a signal.
+#: What tells one error from another although it is a number: a status, an exit code, a signal, a
+#: model.
 _KEPT_NUMBERS = (
     r"\b(?:HTTP(?:/\d(?:\.\d)?)?|status|code|signal|errno|error)[ :=#(\[]{1,3}\d{1,5}\b"
     r"|(?:^|(?<=:\ ))[45]\d\d\b(?=\ [A-Za-z])"
+    r"|\b[a-z]+-\d[a-z]\b"  # gpt-4o
 )
 _PLACEHOLDERS = (
     ("url", r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>]+"),
@@ -147,9 +150,14 @@ _PLACEHOLDERS = (
     ("path", r"(?<![\w/])[\w.@%+=~-]+/(?:[\w.@%+=~-]+/)+[\w.@%+=~-]*"),
     ("id", r"\b0[xX][0-9A-Fa-f]+\b"),
     ("id", r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"),
+    # Shorter ones are known by what they are called, or by digits between letters between digits.
+    ("id", r"\b(?:req|request|org|proj|trace|run|msg|resp|chatcmpl)[-_](?=[\w-]*[\dA-Z])[\w-]{4,}"),
+    ("id", r"(?:(?<=\b[iI][dD] )|(?<=\b[iI][dD][:=])|(?<=\b[iI][dD]: ))(?=[\w-]*\d)[\w-]{4,}"),
+    ("id", r"\b(?=[A-Za-z]*\d+[A-Za-z]+\d)[0-9A-Za-z]{8,}\b"),
     ("id", r"\b(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[\w-]{16,}\b"),
     # Of hex ids some have digits only, and are the same error all the same.
     ("id", r"\b(?=[a-f]*[0-9])[0-9a-f]{7,}\b"),
+    ("n", r"(?<![\w.])(?:\d+(?:\.\d+)?(?:ms|[hms]))+\b"),  # 6m0s, 1h2m3s, 20ms
     ("n", r"(?<![A-Za-z_])\d+(?:[.,:]\d+)*|(?<=[A-Za-z_])\d{3,}"),
 )
 _VARYING = f"({_KEPT_NUMBERS})|" + "|".join(f"({pattern})" for _, pattern in _PLACEHOLDERS)

@@ -138,15 +138,26 @@ def in_flight_lines(
 def failure_lines(
     failures: Sequence[PageInfo], count: int, style: Style, columns: int, most: int
 ) -> list[str]:
-    """Failed pages with code and error, the latest first; many of them in groups of one kind."""
+    """Failed pages with code and error, the latest first; those that are many in groups of one
+    kind."""
     if not count:
         return []
-    if count > most:
-        from nimbus_tasks.core.failures import group_failures
+    from nimbus_tasks.core.failures import group_failures
 
-        return ["", *error_groups(group_failures(failures, most=most), count, style, columns)]
-    title = f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"
-    lines = ["", title, *(f"   {failure_line(page, style, columns - 3)}" for page in failures)]
+    groups = group_failures(failures, most=most)
+    if count > most:
+        return ["", *error_groups(groups, count, style, columns)]
+    lines = ["", f"{style.sign('failed')} {style.bold('Failed')} ({count:,})"]
+    few: set[str] = set()
+    for group in groups:
+        if group.count == len(group.examples):
+            few.update(page.page_id for page in group.examples)
+            continue
+        names = ", ".join(clean(page.name) for page in group.examples)
+        lines.append(_group_line(group, len(f"{group.count:,}"), style, columns))
+        lines.append(style.dim(clip(f"       {names}, …", columns)))
+    named = [page for page in failures if page.page_id in few]
+    lines += [f"   {failure_line(page, style, columns - 3)}" for page in named]
     return [*lines, *_more(count, len(failures), style)]
 
 
@@ -168,18 +179,18 @@ def error_groups(
     among = f"; by kind, of the latest {known:,}" if known < count else ""
     lines = [f"{style.sign('failed')} {style.bold('Failed')} ({count:,}{among})"]
     digits = max((len(f"{group.count:,}") for group in groups), default=1)
-    for group in groups:
-        # Of one page, what it says itself rather than what pages of its kind would say.
-        alone = group.examples[0].status.get("error") if group.count == 1 else None
-        message = alone or group.message
-        what = clean(f"{group.code}: {message}" if message else group.code)
-        again = " (may pass)" if group.looks_transient else ""
-        text = clip(what, max(8, columns - digits - 6 - len(again)))
-        lines.append(
-            f"   {pad(f'{group.count:,}', digits, right=True)} × "
-            f"{style.state('failed', text)}{style.dim(again)}"
-        )
-    return lines
+    return lines + [_group_line(group, digits, style, columns) for group in groups]
+
+
+def _group_line(group: FailureGroup, digits: int, style: Style, columns: int) -> str:
+    # Of one page, what it says itself rather than what pages of its kind would say.
+    alone = group.examples[0].status.get("error") if group.count == 1 else None
+    message = alone or group.message
+    what = clean(f"{group.code}: {message}" if message else group.code)
+    again = " (may pass)" if group.looks_transient else ""
+    text = clip(what, max(8, columns - digits - 6 - len(again)))
+    count = pad(f"{group.count:,}", digits, right=True)
+    return f"   {count} × {style.state('failed', text)}{style.dim(again)}"
 
 
 def mini_bar(progress: float, style: Style, *, bar: bool = True) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean, clip, wrap
+from nimbus_tasks.ui.text import clean, clip, command_lines, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -50,7 +50,8 @@ class Console:
     def hint(self, command: str) -> None:
         """Name the command to type next: to a person at a terminal, not to a build's log."""
         if self.is_terminal:
-            self.say(self.style.dim(f"   next: {command}"))
+            lines = command_lines(f"next: {command}", self.columns - 3)
+            self.say(*(self.style.dim(f"   {line}") for line in lines))
 
     def note(self, line: str) -> None:
         """Write a message that is not the result, to stderr."""

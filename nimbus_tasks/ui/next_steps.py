@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from nimbus_tasks.core.advice import NextStep
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import wrap
+from nimbus_tasks.ui.text import command_lines, wrap
 
 
 def next_lines(steps: Sequence[NextStep], style: Style, columns: int) -> list[str]:
-    """Why, and the command below it, which is never cut: it is there to be copied."""
+    """Why, and the command below it."""
     lines = []
     for step in steps:
         lines += [f"   {line}" for line in wrap(f"{step.why}:", columns, indent=3)]
-        lines.append(f"     {style.bold(step.command)}")
+        lines += [f"     {style.bold(line)}" for line in command_lines(step.command, columns - 5)]
     return ["", *lines] if lines else []
 
 

@@ -7,6 +7,7 @@ character, escape sequence and bidirectional mark into something visible or noth
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -20,6 +21,8 @@ _ESCAPE = re.compile(
     r"|\x1b[ -/]*[0-~]?"
 )
 _SPACES = re.compile(r"\s+")
+#: A word of a shell's, with what is quoted in it.
+_SHELL_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
 #: Our own colours, which take no columns.
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -114,4 +117,20 @@ def wrap(text: str, columns: int, *, indent: int = 0) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
+    return lines
+
+
+def command_lines(command: str, columns: int) -> list[str]:
+    """A command, which is never cut: it is there to be copied. One that is longer than ``columns``
+    goes on in the next line where a word of it ends, as a shell lets it."""
+    if width(command) <= columns or os.name == "nt":
+        return [command]
+    first, *words = _SHELL_WORD.findall(command)
+    lines = [first]
+    for word in words:
+        if width(f"{lines[-1]} {word} \\") > columns and lines[-1] != first:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}"
     return lines

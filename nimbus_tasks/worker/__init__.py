@@ -7,9 +7,10 @@ page is processed in ``attempts``, what is seen meanwhile in ``display``. Here i
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,12 +21,14 @@ from nimbus_tasks.command import (
     EXIT_STATUS_HELP,
     JSON_HELP,
     command,
+    configured,
     exit_with_outcome,
     project_root,
     section_settings,
     setting,
 )
 from nimbus_tasks.core import batches
+from nimbus_tasks.core.advice import work_command
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.project import WORKER_ENGINES, Project, config_path, load_project
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
@@ -78,7 +81,7 @@ def stopping_on_signals(worker: Worker) -> Iterator[None]:
         "timeout": "seconds that a page may take (default: no limit)",
         "lease": "seconds after which a silent worker's pages go back"
         f" (default: {DEFAULT_LEASE_SECONDS:g})",
-        "dry-run": "show what 'llm' would ask about one page; nothing is claimed, written or sent",
+        "dry-run": "show what 'llm' would ask and may take; nothing is claimed, written or sent",
         "forever": "do not end when the queue is empty",
         "exit-status": EXIT_STATUS_HELP,
         "json": JSON_HELP,
@@ -113,6 +116,17 @@ def worker(
             "a Cloudflare Queue hands out the pages of all batches: --batch cannot be kept to",
             advice="Leave --batch out; nimbus.batch.cancel takes a batch out of the way.",
         )
+    typed = to_type_again(
+        c,
+        {
+            "processor": processor,
+            "command": command,
+            "concurrency": concurrency,
+            "max_attempts": max_attempts,
+            "timeout": timeout,
+            "lease": lease,
+        },
+    )
     options = Options(
         concurrency=option("concurrency", concurrency) or DEFAULT_CONCURRENCY,
         max_attempts=option("max_attempts", max_attempts) or DEFAULT_MAX_ATTEMPTS,
@@ -155,12 +169,14 @@ def worker(
         console.document(worked.to_json())
     else:
         console.say(*summary_lines(worked, console.style))
-        show_next(console, display.next_steps(worked, project.engine))
+        if not crew.was_stopped and crew.unusable is None:  # of which an error says what to do
+            show_next(console, display.next_steps(worked, project.engine, typed))
     if crew.unusable is not None:
         raise crew.unusable
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
-        raise InterruptedByUserError(f"stopped{back}", advice="Go on with: invoke nimbus.worker")
+        again = work_command("python", options.batch_id, typed)
+        raise InterruptedByUserError(f"stopped{back}", advice=f"Go on with: {again}")
     if exit_status:
         for status in worked.batches.values():
             exit_with_outcome(status)
@@ -171,6 +187,19 @@ def _status(store: Store, project_id: str, batch_id: str) -> str:
     with store.snapshot() as reading:
         head = batches.find(reading, project_id, batch_id)
         return batches.fold(reading, head).status(head.intent)
+
+
+def to_type_again(c: Context, given: Mapping[str, str | None]) -> list[str]:
+    """The options, as a shell takes them, that a worker needs to do what one ``given`` these does:
+    those that the configuration does not say by itself."""
+    options = []
+    for name, value in given.items():
+        is_set = str(configured(c.config, "worker", name)) == value
+        if name == "processor":  # a command that is configured goes before one
+            is_set = is_set and configured(c.config, "worker", "command") is None
+        if value is not None and not is_set and value.isprintable():
+            options.append(f"--{name.replace('_', '-')}={shlex.quote(value)}")
+    return options
 
 
 def _chosen(c: Context, processor: str | None, command: str | None) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nimbus_tasks.core.advice import NextStep, next_steps
 from nimbus_tasks.core.claims import Outcome
@@ -20,11 +20,13 @@ from nimbus_tasks.worker.options import Worked
 
 class WorkerDisplay(ProgressBar):
     """A bar on a terminal, now and then a line elsewhere; failures as they happen on both, but of a
-    burst of them only some. ``clock`` gives seconds."""
+    burst of them, and of one kind, only some. ``clock`` gives seconds."""
 
     LINE_SECONDS = 10.0
     #: Failures that are named within a second; of hundreds nobody reads more.
     NAMED_A_SECOND = 10
+    #: Failures of one kind that are named; the others are counted.
+    NAMED_OF_A_KIND = 5
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -32,6 +34,7 @@ class WorkerDisplay(ProgressBar):
         self._clock = clock
         self._second, self._named, self._unnamed = 0.0, 0, 0
         self._groups = FailureGroups()
+        self._attempts = FailureGroups()  # with those that will be tried again
         self._total = self._ended = self._failed = 0
         self._last_line = clock()
         self._reason = ""
@@ -59,13 +62,14 @@ class WorkerDisplay(ProgressBar):
         page = PageInfo(claim.page_id, status)
         if not outcome.try_again:
             self._groups.add(page)
-        if self._clock() - self._second >= 1:
+        is_known = self._attempts.add(page) > self.NAMED_OF_A_KIND
+        if not is_known and self._clock() - self._second >= 1:
             self._say_unnamed()
             self._second, self._named = self._clock(), 0
-        self._named += 1
-        if self._named > self.NAMED_A_SECOND:
+        if is_known or self._named >= self.NAMED_A_SECOND:
             self._unnamed += 1
             return
+        self._named += 1
         again = " (will be tried again)" if outcome.try_again else ""
         style = self._console.error_style
         line = failure_line(page, style, terminal_size(sys.stderr)[0] - 4 - len(again))
@@ -77,15 +81,21 @@ class WorkerDisplay(ProgressBar):
             self.write(f"{sign} and {self._unnamed:,} more failed")
             self._unnamed = 0
 
-    def next_steps(self, worked: Worked, engine: str = "python") -> list[NextStep]:
-        """What to do with the batch that has ended; with several, nothing that suits all."""
+    def next_steps(
+        self, worked: Worked, engine: str = "python", options: Sequence[str] = ()
+    ) -> list[NextStep]:
+        """What to do with the batch that has ended; with several, nothing that suits all.
+
+        ``options`` are what another worker is to be given."""
         if len(worked.batches) != 1:
             return []
         [(batch_id, status)] = worked.batches.items()
         failed = max(worked.failed, status in ("partially_completed", "failed"))
         counts = {"done": worked.done, "failed": failed}
         groups = self._groups.biggest(20)
-        return next_steps(batch_id, status, counts, groups=groups, engine=engine)
+        return next_steps(
+            batch_id, status, counts, groups=groups, engine=engine, worker_options=options
+        )
 
     def close(self) -> None:
         """Take the bar away; what was not named is counted."""

@@ -118,6 +118,24 @@ def test_csv_is_what_rfc_4180_says(project: Project, store: Store) -> None:
     assert (table(path)[0]["error"], table(path)[0]["path"]) == (error, "dist/ü,.html")
 
 
+def test_what_a_page_has_taken_is_in_its_row_and_the_columns_stay(
+    project: Project, store: Store
+) -> None:
+    put_batch(
+        project,
+        store,
+        [a_page(path="a", tokens_in=600, tokens_out=0, cost=0.0002), a_page(path="b")],
+    )
+    paths = write_report(project, store, formats=("csv", "json")).paths
+    counted, other = table(paths["csv"])
+    names = ("tokens_in", "tokens_out", "cost")
+    assert [counted[name] for name in names] == ["600", "0", "0.0002"]
+    assert [other[name] for name in names] == ["", "", ""]
+    pages = json.loads(paths["json"].read_text(encoding="utf-8"))["pages"]
+    assert [pages[0].get(name) for name in names] == [600, 0, 0.0002]
+    assert not pages[1].keys() & set(names)
+
+
 @pytest.mark.parametrize(
     "text",
     ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "=cmd|'/C calc'!A0"],

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
 
 from nimbus_tasks.batch.status import view_batch
-from nimbus_tasks.batch.verify import verify_batch
+from nimbus_tasks.batch.verify import verify, verify_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.claims import claim_pages
 from nimbus_tasks.core.clock import utc_now
@@ -177,6 +179,26 @@ def test_the_document_says_what_was_found_and_what_was_mended(
     assert (document["ok"], document["repaired"], document["batch_id"]) == (True, 10, batch)
     assert document["findings"][0].keys() == {"kind", "page_id", "path", "detail", "repaired"}
     json.dumps(document)
+
+
+def test_findings_of_a_kind_are_one_line_where_they_are_many(
+    project: Project,
+    store: Store,
+    batch: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lose_queue_items(project, store)
+    queue_a_stranger(project, store)
+    monkeypatch.chdir(project.root)
+    with pytest.raises(Exit):
+        verify(Context())
+    title, stray, lost, names, last = capsys.readouterr().out.splitlines()
+    assert title == f"⚠️ {batch}: 11 findings"
+    assert stray.startswith("   page_stranger: stray_queue_item: a queue item that will not be")
+    assert lost == "   10 × not_in_queue: queued, and in no queue"
+    assert names.count("dist/page-0") == 5
+    assert last == "   --json has them all"
 
 
 def test_a_page_put_back_into_the_queue_keeps_its_priority_and_its_attempts(

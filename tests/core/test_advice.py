@@ -51,6 +51,15 @@ def test_where_messages_hand_out_the_pages_no_batch_is_chosen() -> None:
         assert "invoke nimbus.worker" in told
 
 
+def test_a_worker_is_to_be_started_as_the_last_one_was() -> None:
+    options = ["--processor=ai:rewrite", "--concurrency=8"]
+    work = f"invoke nimbus.worker --batch={ID} --processor=ai:rewrite --concurrency=8"
+    assert commands("failed", FAILED, worker_options=options)[-1] == work
+    assert commands("queued", {"queued": 1}, worker_options=options) == [work]
+    elsewhere = commands("failed", FAILED, worker_options=options, engine="cloudflare")
+    assert elsewhere[-1] == f"invoke nimbus.batch.monitor --batch={ID}"
+
+
 def test_a_batch_at_work_wants_to_be_watched() -> None:
     counts = {"queued": 3, "processing": 4}
     assert commands("processing", counts) == [f"invoke nimbus.batch.monitor --batch={ID}"]

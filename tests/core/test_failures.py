@@ -35,6 +35,10 @@ def failed(number: int, error: str | None, code: str | None = "broken", **more: 
         ),
         ("request req_8Fk2mQ91xYz0aa4 refused", "request req_011CVbT2k9QaaFz4 refused"),
         ("commit 3f2a9bc1", "commit a9bc13f2d"),
+        ("429 Too Many Requests (request id: 3kd8fj)", "429 Too Many Requests (request id: a1b2)"),
+        ("slow down (req_abc9de)", "slow down (req_Zkabcdefg)"),
+        ("gpt-4o-mini is busy: ab12cd34", "gpt-4o-mini is busy: 9x8y7z6w5v"),
+        ("try again in 6m0s", "try again in 20ms"),
         ("line 3,\n  column 4", "line 30, column 5"),
     ],
 )
@@ -52,6 +56,8 @@ def test_what_differs_from_page_to_page_is_a_placeholder(one: str, other: str) -
         ("exit code 1", "exit code 2"),
         ("expected text/html", "expected text/plain"),
         ("can't read it", "can't write it"),
+        ("no such model: gpt-4o", "no such model: gpt-4x"),
+        ("the id is missing", "the id is taken"),
     ],
 )
 def test_what_tells_errors_apart_stays(one: str, other: str) -> None:

@@ -380,6 +380,22 @@ def test_many_failures_are_in_groups_of_one_kind() -> None:
     assert lines[3:] == ["    1 × broken: no heading"]
 
 
+def test_of_few_failures_those_that_are_alike_are_one_line_with_some_of_their_pages() -> None:
+    kept = [PageInfo("page_a", failed("a.html"))]
+    kept += [
+        PageInfo(f"page_{n}", {**failed(f"{n}.html"), "error": f"slow: {n}"}) for n in range(12)
+    ]
+    lines = failure_lines(kept, 13, PLAIN, 60, 20)
+
+    assert lines[1:] == [
+        "❌ Failed (13)",
+        "   12 × broken: slow: <n>",
+        "       0.html, 1.html, 2.html, 3.html, 4.html, …",
+        "   a.html  broken: no heading",
+    ]
+    assert max(map(width, failure_lines(kept, 13, PLAIN, 40, 20))) <= 40
+
+
 def test_groups_of_some_of_the_failures_say_so() -> None:
     lines = failure_lines([PageInfo("page_0", failed())] * 50, 2000, PLAIN, 80, 5)
 

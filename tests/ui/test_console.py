@@ -174,6 +174,21 @@ def test_the_next_command_is_hinted_at_to_a_person(monkeypatch: pytest.MonkeyPat
     assert terminal.text == "   next: invoke nimbus.worker\n"
 
 
+def test_a_command_that_is_too_long_is_broken_between_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = FakeTerminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    Console().hint("invoke nimbus.batch.verify --repair --batch=one")
+
+    assert terminal.text.splitlines() == [
+        "   next: invoke nimbus.batch.verify \\",
+        "     --repair --batch=one",
+    ]
+
+
 def test_the_next_command_is_no_matter_for_a_build_log(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = Streams(monkeypatch)
     Console().hint("invoke nimbus.worker")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimbus_tasks.ui.text import clean, clip, pad, shown, width
+from nimbus_tasks.ui.text import clean, clip, command_lines, pad, shown, width
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=60)
 
@@ -97,3 +99,15 @@ def test_a_text_is_shown_as_far_as_there_is_room(text: str, keep_end: bool) -> N
 def test_a_text_that_fits_is_shown_whole_and_none_is_nothing() -> None:
     assert [shown(text, 3) for text in (None, "", 0, " abc\n")] == ["", "", "0", "abc"]
     assert [shown("abcd", 3, keep_end=end) for end in (False, True)] == ["ab…", "…cd"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no backslash of its shells")
+@given(st.lists(st.text(" 'ab\"\\\\", max_size=9).map(shlex.quote), min_size=1), st.integers(1, 40))
+def test_a_command_is_broken_between_its_words_as_a_shell_takes_it(
+    words: list[str], columns: int
+) -> None:
+    lines = command_lines(" ".join(["invoke", *words]), columns)
+    joined = "\n".join(lines).replace("\\\n", "")  # as a shell does
+    assert shlex.split(joined) == shlex.split(" ".join(["invoke", *words]))
+    longest = max(map(width, ["invoke", *words]))
+    assert all(width(line) <= max(columns, longest + len("invoke  \\")) for line in lines)

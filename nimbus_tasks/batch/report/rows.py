@@ -16,11 +16,13 @@ from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues
 
 Row = Mapping[str, Any]
-#: The fields of a row, in their order; ``superseded_by`` is there where a later batch has the page.
+#: The fields of a row, in their order: always the same. The last ones are in a row that has them:
+#: a page that a later batch has, and one whose processor counts what it takes.
 FIELDS = (
     "page_id", "path", "status", "uploaded", "completed", "changes", "confidence", "error", "code",
-    "attempts", "duration_ms", "log_entries", "superseded_by",
+    "attempts", "duration_ms", "log_entries", "superseded_by", "tokens_in", "tokens_out", "cost",
 )  # fmt: skip
+_WHERE_THERE = ("superseded_by", "tokens_in", "tokens_out", "cost")
 _PAGES_A_READ = 500
 _NEVER_SENT = {"status": "uploaded"}
 
@@ -42,6 +44,9 @@ class Kept(NamedTuple):
     attempts: int
     duration_ms: int | None
     superseded_by: str | None
+    tokens_in: int | None
+    tokens_out: int | None
+    cost: float | None
 
 
 def keeping(groups: Iterable[PageGroup], kept: list[Kept]) -> Iterator[PageGroup]:
@@ -100,7 +105,7 @@ def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict
 
 def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:
     texts = page if whole is None else whole
-    row = {
+    row: dict[str, Any] = {
         "page_id": page.page_id,
         "path": _text(texts.path),
         "status": page.status,
@@ -114,8 +119,9 @@ def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:
         "duration_ms": page.duration_ms,
         "log_entries": log_entries,
     }
-    if page.superseded_by:
-        row["superseded_by"] = page.superseded_by
+    if page.superseded_by or page.tokens_in is not None:
+        there = {name: getattr(page, name) for name in _WHERE_THERE}
+        row.update((name, value) for name, value in there.items() if value is not None)
     return row
 
 

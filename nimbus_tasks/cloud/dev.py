@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ def running(
 
     Raises :class:`UsageError` where it does not run.
     """
+    _check_port(port)
     state = worker.folder / ".wrangler"
     state.mkdir(exist_ok=True)
     log = state / "dev.log"
@@ -116,6 +118,20 @@ def running(
         yield LocalWorker(address, config, log, process)
     finally:
         _end(process)
+
+
+def _check_port(port: int) -> None:
+    """Raises :class:`UsageError` where somebody has the port: of many lines wrangler says so in one,
+    and not in the last."""
+    with socket.socket() as listener:
+        if sys.platform != "win32":  # where it would take the port from whoever has it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(
+                f"port {port} cannot be had: {error.strerror}", advice="Give another with --port."
+            ) from error
 
 
 def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:

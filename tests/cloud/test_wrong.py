@@ -90,6 +90,17 @@ def test_a_node_that_is_too_old_is_no_fault_of_the_store(tmp_path: Path, wrangle
         run_wrangler(find_wrangler(tmp_path), tmp_path, ("deploy",))
 
 
+def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:
+    wrangler.write_text("4.164.0")
+    path = os.environ["PATH"]
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
+    assert f"port {port} cannot be had" in line
+    assert "--port" in line.removeprefix(f"port {port}")
+
+
 def test_the_last_error_is_told_and_no_warning_before_it() -> None:
     log = (
         "[wrangler:warn] Unable to fetch the `Request.cf` object!\n"

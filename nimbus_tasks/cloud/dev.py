@@ -121,8 +121,8 @@ def running(
 
 
 def _check_port(port: int) -> None:
-    """Raises :class:`UsageError` where somebody has the port: of many lines wrangler says so in one,
-    and not in the last."""
+    """Raises :class:`UsageError` where somebody has the port: wrangler says that in one line of
+    many, and not in the last."""
     with socket.socket() as listener:
         if sys.platform != "win32":  # where it would take the port from whoever has it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -147,19 +147,19 @@ class SqliteStore(Store):
     def _listed(
         self, prefix: str, limit: int | None
     ) -> Iterator[tuple[list[str], list[Metadata | None]]]:
+        first, end = prefix, _after_prefix(prefix)
+        # Two plain bounds, that the index takes; any other condition is asked of every row.
+        below = "" if end is None else "AND key < ?3"
+        query = f"SELECT key, metadata FROM keys WHERE key >= ?1 {below} ORDER BY key LIMIT ?2"
         with self._translated(), closing(self._db.cursor()) as cursor:
-            left, last = -1 if limit is None else limit, ""
+            left = -1 if limit is None else limit
             while True:
-                cursor.execute(
-                    "SELECT key, metadata FROM keys WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)"
-                    " AND key > ?3 ORDER BY key LIMIT ?4",
-                    (prefix, _after_prefix(prefix), last, left),
-                )
+                cursor.execute(query, (first, left) if end is None else (first, left, end))
                 try:
                     while rows := cursor.fetchmany(SCANNED_TOGETHER):
                         keys, texts = [key for key, _ in rows], [text for _, text in rows]
                         yield keys, _load_many(texts)
-                        last, left = keys[-1], left - len(keys) if limit else -1
+                        first, left = keys[-1] + "\0", left - len(keys) if limit else -1
                     return
                 except sqlite3.OperationalError as error:
                     self._read_leniently(error)

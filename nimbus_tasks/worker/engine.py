@@ -37,7 +37,7 @@ from nimbus_tasks.worker.upkeep import Upkeep
 #: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
-MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 16 * 1024 * 1024
+MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 8 * 1024 * 1024
 MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 8
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import cloudflare, peers
-from benchmarks.measure import Cost, floor, in_turns, invoke, work_off
+from benchmarks.measure import Cost, at_rest, floor, in_turns, invoke, work_off
 from benchmarks.pages import make_maps
 from benchmarks.row import HEADING, Row
 
@@ -180,6 +180,7 @@ class Bench:
             for path in (project / ".nimbus").glob("kv.sqlite3*"):
                 path.unlink()
             invoke(project, "nimbus.upload", f"--limit={pages}")
+            at_rest()
             return work_off(project, processor, *options)
 
         start, bare_start = in_turns(3, lambda: work_off(self._small), lambda: floor("nothing"))

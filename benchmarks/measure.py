@@ -59,6 +59,13 @@ def floor(name: str, *arguments: object) -> Cost:
     return run(argv, REPOSITORY)
 
 
+def at_rest() -> None:
+    """Let the disk have what was written before, so that who is measured next does not wait for
+    it."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def work_off(project: Path, processor: str = "one_in_a_hundred_fails", *options: str) -> Cost:
     """The cost of a worker, with a processor of the benchmark's."""
     return invoke(

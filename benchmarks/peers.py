@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.measure import REPOSITORY, Cost, in_turns, run
+from benchmarks.measure import REPOSITORY, Cost, at_rest, in_turns, run
 from benchmarks.row import Row
 
 #: 5,000 pages a second where huey, not synced, does some 3,050.
@@ -33,6 +33,7 @@ def rows(maps: Path, nothing: Path, database: Path, worker: Cost, repeats: int) 
     def work(synchronous: str, pages: Path = maps) -> Cost:
         argv = [sys.executable, "-m", "benchmarks.peers", str(pages), str(database), synchronous]
         run([*argv, "enqueue"], REPOSITORY)
+        at_rest()
         return run([*argv, "work"], REPOSITORY)
 
     start, synced, normal = in_turns(

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ class Quiet:
         self.outcomes: list[Outcome] = []
         self.reasons: list[str] = []
 
-    def page_ended(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
+    def pages_ended(self, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes += outcomes
 
     def still_to_do(self, count: int) -> None:
         pass

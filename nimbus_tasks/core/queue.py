@@ -49,6 +49,14 @@ def queue_items(store: KeyValues, project_id: str) -> Iterator[KeyInfo]:
     return (info for info in store.scan(queue_prefix(project_id)) if is_queue_item(info.key))
 
 
+def count_items(store: KeyValues, project_id: str, batch_id: str | None) -> int:
+    """How many items the queue has: all batches', or those of one."""
+    if batch_id is None:
+        listed = store.scan_many(queue_prefix(project_id))
+        return sum(sum(map(is_queue_item, keys)) for keys, _ in listed)
+    return sum(item_batch(store, info) == batch_id for info in queue_items(store, project_id))
+
+
 def is_newer(key: str, moment: str) -> bool:
     """Whether a queue item was made after that moment, as its key tells it."""
     return key.split(":")[-2] > digits_of(moment)

@@ -6,10 +6,10 @@ the batch again. Run again, as it was typed or with the batch's id, it sends wha
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -158,25 +158,11 @@ def _send(
     progress: Progress,
 ) -> Uploaded:
     """Batch with all its page ids; contents, statuses and queue by chunks; then batch again."""
-    project_id, head, wanted = project.project_id, plan.head, plan.wanted
-    batch_id = _open_batch(store, project, head, wanted)
+    project_id, head = project.project_id, plan.head
+    batch_id = _open_batch(store, project, head, plan.wanted)
     store.prefetch(status_prefix(project_id))
-    progress.begin("Uploading", len(wanted))
-    sent, taken_over, old_batches = 0, 0, set[str]()
-    refused: list[Rejected] = []
-    try:
-        for chunk in _chunks(folder, wanted, project_id, refused):
-            with store.transaction() as tx:
-                taken_from = _put_pages(tx, project_id, batch_id, chunk, plan.anew)
-            sent += len(chunk)
-            taken_over += sum(taken_from.values())
-            old_batches |= taken_from.keys()
-            progress.advance(len(chunk))
-    except KeyboardInterrupt:
-        raise InterruptedByUserError(
-            f"interrupted: {sent:,} of {len(wanted):,} pages are sent",
-            advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
-        ) from None
+    sent = _send_pages(store, project_id, batch_id, plan, folder, progress)
+    old_batches = set(sent.taken_from)
     with store.transaction() as tx:
         listed = batches.load(tx, project_id, batch_id)
         closed = _close_batch(tx, listed)
@@ -191,11 +177,42 @@ def _send(
         batch_id=batch_id if closed else None,
         status=closed.status if closed else None,
         page_count=closed.page_count if closed else 0,
-        uploaded=sent,
-        taken_over=taken_over,
+        uploaded=sent.pages,
+        taken_over=sum(sent.taken_from.values()),
         dropped=len(listed.pages) - closed.page_count if closed else 0,
-        checked=replace(checked, rejected=[*checked.rejected, *refused]),
+        checked=replace(checked, rejected=[*checked.rejected, *sent.refused]),
     )
+
+
+@dataclass
+class _Sent:
+    """Of the pages that were sent: how many, how many of them left which other batch, and the files
+    that could not be."""
+
+    pages: int = 0
+    taken_from: Counter[str] = field(default_factory=Counter)
+    refused: list[Rejected] = field(default_factory=list)
+
+
+def _send_pages(
+    store: Store, project_id: str, batch_id: str, plan: Plan, folder: Path, progress: Progress
+) -> _Sent:
+    """Contents, statuses and queue, a chunk at a time; none is in memory when this is over."""
+    progress.begin("Uploading", len(plan.wanted))
+    sent = _Sent()
+    try:
+        for chunk in _chunks(folder, plan.wanted, project_id, sent.refused):
+            with store.transaction() as tx:
+                taken_from = _put_pages(tx, project_id, batch_id, chunk, plan.anew)
+            sent.pages += len(chunk)
+            sent.taken_from += taken_from
+            progress.advance(len(chunk))
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(
+            f"interrupted: {sent.pages:,} of {len(plan.wanted):,} pages are sent",
+            advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
+        ) from None
+    return sent
 
 
 def _open_batch(
@@ -275,7 +292,7 @@ def _put_pages(
     batch_id: str,
     chunk: Sequence[tuple[ContentMap, bytes]],
     anew: Set[str],
-) -> Mapping[str, int]:
+) -> Counter[str]:
     """Write contents, statuses and queue items; returns how many pages left which other batch.
 
     ``anew`` are pages of this batch whose content has changed. Another page that is found in it has
@@ -291,7 +308,7 @@ def _put_pages(
     queue: list[Entry] = []
     superseded: list[Entry] = []
     obsolete: list[str] = []
-    taken_from: dict[str, int] = defaultdict(int)
+    taken_from: Counter[str] = Counter()
     for number, (content_map, data) in enumerate(chunk):
         page_id = content_map.page_id
         old = statuses.get(page_id)

@@ -40,14 +40,15 @@ class WorkerDisplay(ProgressBar):
         self._reason = ""
         self._shows_bar = can_redraw(sys.stderr)  # asked once: it is a call of the system
 
-    def page_ended(self, outcome: Outcome) -> None:
-        """Show it, and its error if it has one."""
-        if outcome.error is not None:
+    def pages_ended(self, outcomes: Sequence[Outcome]) -> None:
+        """Show them, and the errors of those that have one."""
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        for outcome in failed:
             self._failed_page(outcome)
-        if not outcome.try_again:
-            self._ended += 1
-            self._failed += outcome.error is not None
-            self.advance()
+        tried_again = sum(outcome.try_again for outcome in failed)
+        self._ended += len(outcomes) - tried_again
+        self._failed += len(failed) - tried_again
+        self.advance(len(outcomes) - tried_again)
         self.note(f"{self._failed} failed" if self._failed else "")
         self._line()
 

@@ -25,7 +25,7 @@ from nimbus_tasks.core.errors import (
     StoreUnreachableError,
 )
 from nimbus_tasks.core.lapses import is_suspect
-from nimbus_tasks.core.queue import item_batch, queue_items
+from nimbus_tasks.core.queue import count_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
 from nimbus_tasks.worker.attempts import AttemptPool
@@ -38,7 +38,7 @@ from nimbus_tasks.worker.upkeep import Upkeep
 #: AHEAD_SECONDS, so that threads need not wait for the store.
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 8 * 1024 * 1024
-MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 8
+MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 4
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
@@ -335,15 +335,13 @@ class Worker:
             self._counted, self._counted_since = 0, clock
 
     def _tell(self, counted: list[Outcome], refused: list[Outcome]) -> None:
+        failed = [outcome for outcome in counted if outcome.error is not None]
+        tried_again = sum(outcome.try_again for outcome in failed)
         self.worked.refused += len(refused)
-        for outcome in counted:
-            if outcome.try_again:
-                self.worked.tried_again += 1
-            elif outcome.error is not None:
-                self.worked.failed += 1
-            else:
-                self.worked.done += 1
-            self._watcher.page_ended(outcome)
+        self.worked.tried_again += tried_again
+        self.worked.failed += len(failed) - tried_again
+        self.worked.done += len(counted) - len(failed)
+        self._watcher.pages_ended(counted)
         if time.monotonic() - self._last_count > COUNT_SECONDS * (
             1 + 5 * self._store.write_interval
         ):
@@ -351,10 +349,8 @@ class Worker:
             self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
 
     def _count_queued(self) -> int:
-        items, batch_id = queue_items(self._store, self._project_id), self._options.batch_id
-        return (self._store.hidden_items() or 0) + sum(
-            1 for i in items if batch_id is None or item_batch(self._store, i) == batch_id
-        )
+        hidden = self._store.hidden_items() or 0
+        return hidden + count_items(self._store, self._project_id, self._options.batch_id)
 
     def _is_idle(self) -> bool:
         at_work = self._pool.unfinished or self._ended or self._to_release or self._contested

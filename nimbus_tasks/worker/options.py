@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,8 +23,8 @@ LONGEST_HOLD_SECONDS = 12 * 3600.0
 class Watcher(Protocol):
     """Who is told what the worker does."""
 
-    def page_ended(self, outcome: Outcome) -> None:
-        """An attempt has ended and its outcome is stored."""
+    def pages_ended(self, outcomes: Sequence[Outcome]) -> None:
+        """Attempts have ended and their outcomes are stored."""
 
     def still_to_do(self, count: int) -> None:
         """So many pages are queued or in hand."""

@@ -13,7 +13,7 @@ from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import NotFoundError, StoreError
 from nimbus_tasks.core.lapses import find_lapsed, take_up_lapsed
 from nimbus_tasks.core.lifecycle import TERMINAL_PAGE_STATES, is_finished
-from nimbus_tasks.core.pages import PageInfo, list_pages
+from nimbus_tasks.core.pages import PageInfo, list_groups, list_pages, one_by_one
 from nimbus_tasks.core.queue import find_unqueued, put_back
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.worker.options import Worked
@@ -75,7 +75,8 @@ class Upkeep:
         """Queue pages whose holder is not heard of, among ``pages`` or all; whether there are."""
         now = utc_now()
         if pages is None:
-            pages = list_pages(self._store, self._project_id, self._batch_id)
+            groups = list_groups(self._store, self._project_id, self._batch_id)
+            pages = one_by_one(group.where("status", "processing") for group in groups)
         lapsed = find_lapsed(pages, now)
         if not lapsed:
             return False

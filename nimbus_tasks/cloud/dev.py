@@ -171,7 +171,9 @@ def _check_api(address: str, log: Path) -> None:
     try:
         _ask(f"{address}{_API}/storage/kv/namespaces", 30)
     except OSError as error:
-        banner = re.search(r"wrangler \d+\.\d+\.\d+", log.read_text(encoding="utf-8"))
+        banner = re.search(
+            r"wrangler \d+\.\d+\.\d+", log.read_text(encoding="utf-8", errors="replace")
+        )
         raise UsageError(
             f"{banner[0] if banner else 'wrangler'} does not serve its local KV at {_API}",
             advice=NEWER_ADVICE,

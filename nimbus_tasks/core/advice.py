@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -170,7 +172,7 @@ def _only(chosen: Sequence[FailureGroup], among: Sequence[FailureGroup]) -> tupl
     is_one = all(group.code == code and not group.is_rest for group in chosen)
     is_alone = all(group in chosen for group in among if group.code == code)
     can_be_typed = code.isprintable() and code.strip() and len(code) <= _MAX_CODE
-    return (f"--error={shlex.quote(code)}",) if is_one and is_alone and can_be_typed else ()
+    return (f"--error={shell_quoted(code)}",) if is_one and is_alone and can_be_typed else ()
 
 
 def _report(batch_id: str) -> str:
@@ -178,10 +180,15 @@ def _report(batch_id: str) -> str:
 
 
 def _command(task: str, batch_id: str, *options: str) -> str:
-    return " ".join([f"invoke nimbus.{task}", f"--batch={shlex.quote(batch_id)}", *options])
+    return " ".join([f"invoke nimbus.{task}", f"--batch={shell_quoted(batch_id)}", *options])
 
 
 def _pages(count: int, what: str | None = None) -> str:
     """``1 page is``, ``2 pages are``; or with what they did instead."""
     verb = what or ("is" if count == 1 else "are")
     return f"{count:,} page{'' if count == 1 else 's'} {verb}"
+
+
+def shell_quoted(text: str) -> str:
+    """The text as one word for the shell that people type in: on Windows cmd.exe."""
+    return subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text)

@@ -150,7 +150,7 @@ _PLACEHOLDERS = (
     ("path", r"(?<![\w/])[\w.@%+=~-]+/(?:[\w.@%+=~-]+/)+[\w.@%+=~-]*"),
     ("id", r"\b0[xX][0-9A-Fa-f]+\b"),
     ("id", r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"),
-    # Shorter ones are known by what they are called, or by digits between letters between digits.
+    # Shorter ones are known by what they are called, or by letters between digits.
     ("id", r"\b(?:req|request|org|proj|trace|run|msg|resp|chatcmpl)[-_](?=[\w-]*[\dA-Z])[\w-]{4,}"),
     ("id", r"(?:(?<=\b[iI][dD] )|(?<=\b[iI][dD][:=])|(?<=\b[iI][dD]: ))(?=[\w-]*\d)[\w-]{4,}"),
     ("id", r"\b(?=[A-Za-z]*\d+[A-Za-z]+\d)[0-9A-Za-z]{8,}\b"),

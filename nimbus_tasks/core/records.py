@@ -92,14 +92,16 @@ class PageStatus:
         fields = _NO_FIELDS.copy()
         fields["state"] = state = _state(value.get("status"))
         fields["extra"] = extra = _read_into(fields, value, _RECORD)
-        if "spent" in extra:
-            _read_into(fields, extra.pop("spent"), _USAGE)
+        _read_into(fields, extra.pop("spent", None), _USAGE)
         for part, readers in _PARTS.items():
             if part not in extra:
                 continue
-            rest = _read_into(fields, extra.pop(part), readers)
-            if "usage" in rest and (others := _read_into(fields, rest.pop("usage"), _USAGE)):
-                rest["usage"] = others
+            told = extra.pop(part)
+            rest = _read_into(fields, told, readers)
+            if rest:  # what is ours in another part would be taken for ours in the next state
+                rest = {name: value for name, value in rest.items() if name not in _PART_NAMES}
+            if "completed" in readers:
+                rest |= _read_outcome(fields, mapping_field(told))
             if part == _PART_OF_STATE.get(state):
                 fields["detail"] = rest
         return cls._made(fields)
@@ -286,14 +288,13 @@ _RECORD: _Readers = {
 _OUTCOME: _Readers = {
     "success": ("", _nothing),
     "started": ("started", time_field),
-    "timestamp": ("completed", time_field),
     "completed": ("completed", time_field),
     "duration_ms": ("duration_ms", count_field),
     "changes": ("changes", count_field),
     "confidence": ("confidence", number_field),
 }
-#: The parts of a record, each of which goes with a state, in the order in which they are believed:
-#: it has those of its own state only.
+#: The parts of a record, each of which goes with a state. We write those of its own state only; of
+#: somebody else's the later in this order is believed more.
 _PARTS: dict[str, _Readers] = {
     "error": {**_OUTCOME, "message": ("error", text_field), "code": ("code", text_field)},
     "result": _OUTCOME,
@@ -309,6 +310,7 @@ _PARTS: dict[str, _Readers] = {
         "queued_at": ("queued_at", time_field),
     },
 }
+_PART_NAMES = frozenset(name for part in _PARTS.values() for name in part) | {"timestamp", "usage"}
 _USAGE: _Readers = {
     "tokens_in": ("tokens_in", count_field),
     "tokens_out": ("tokens_out", count_field),
@@ -344,6 +346,19 @@ def _read_into(fields: dict[str, Any], told: object, readers: _Readers) -> dict[
         if (known := read(value)) is not None:
             fields[field_name] = known
     return rest
+
+
+def _read_outcome(fields: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Take over of an outcome its time, as an error has it, and its usage; returns what is not ours
+    of the usage, as a field of the part."""
+    fields["completed"] = fields["completed"] or time_field(told.get("timestamp"))
+    usage = told.get("usage")
+    if not isinstance(usage, dict):
+        return {} if usage is None else {"usage": usage}
+    if usage:  # it goes before what is noted beside the parts, and stands for all attempts
+        fields.update(dict.fromkeys(Usage._fields))
+    others = _read_into(fields, usage, _USAGE)
+    return {"usage": others} if others else {}
 
 
 def _present(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ CREATE TABLE vals (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
 class SqliteStore(Store):
     """A store in the file ``path``, which is made if ``create`` is set.
 
-    What is written survives a power cut, unless ``durable`` is not set: then it may be damaged.
+    What is written survives a power cut, unless ``durable`` is not set: then the last may be lost.
     """
 
     def __init__(self, path: Path, *, create: bool = False, durable: bool = True) -> None:
@@ -82,7 +82,7 @@ class SqliteStore(Store):
                 opened.callback(self._db.close)
                 # FULL: what a command has called done survives a power cut. Commits are grouped, so
                 # that the three milliseconds of a sync are paid some twenty times a second at most.
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._prepare()
             opened.pop_all()
 

@@ -7,7 +7,6 @@ page is processed in ``attempts``, what is seen meanwhile in ``display``. Here i
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,7 @@ from nimbus_tasks.command import (
     setting,
 )
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.advice import work_command
+from nimbus_tasks.core.advice import shell_quoted, work_command
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.project import WORKER_ENGINES, Project, config_path, load_project
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
@@ -39,6 +38,8 @@ from nimbus_tasks.processors.llm_settings import LlmSettings
 from nimbus_tasks.ui.console import Console, stdout_to_stderr
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.next_steps import show_next
+from nimbus_tasks.ui.text import clean
+from nimbus_tasks.worker.attempts import masked
 from nimbus_tasks.worker.display import WorkerDisplay, summary_lines
 from nimbus_tasks.worker.engine import Worker
 from nimbus_tasks.worker.options import (
@@ -138,11 +139,16 @@ def worker(
     if dry_run:
         return _rehearse(c, console, project, chosen, batch)
     if project.engine in WORKER_ENGINES:
-        whose = "nimbus.cloud.dev" if project.engine == "dev" else "nimbus.cloud.deploy"
+        whose, instead = "nimbus.cloud.dev", "end that, and unset NIMBUS_CONFIG"
+        if project.engine != "dev":
+            whose = "nimbus.cloud.deploy"
+            instead = (
+                "delete it (wrangler delete), then take cloudflare.worker_namespace_id out of"
+                f" {config_path(project.root)}"
+            )
         raise UsageError(
             f"the Worker of {whose} processes the pages of this project; two would do them twice",
-            advice="Watch it with: invoke nimbus.batch.monitor. To process them here instead, take"
-            f" cloudflare.worker_namespace_id out of {config_path(project.root)}.",
+            advice=f"Watch it with: invoke nimbus.batch.monitor. To process them here, {instead}.",
         )
     with (
         # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
@@ -191,14 +197,17 @@ def _status(store: Store, project_id: str, batch_id: str) -> str:
 
 def to_type_again(c: Context, given: Mapping[str, str | None]) -> list[str]:
     """The options, as a shell takes them, that a worker needs to do what one ``given`` these does:
-    those that the configuration does not say by itself."""
+    those that the configuration does not say by itself. What holds a secret, or what no line shows
+    as it is, is left to the person."""
     options = []
     for name, value in given.items():
         is_set = str(configured(c.config, "worker", name)) == value
         if name == "processor":  # a command that is configured goes before one
             is_set = is_set and configured(c.config, "worker", "command") is None
-        if value is not None and not is_set and value.isprintable():
-            options.append(f"--{name.replace('_', '-')}={shlex.quote(value)}")
+        if value is not None and not is_set:
+            can_be_shown = clean(masked(value)) == value
+            told = shell_quoted(value) if can_be_shown else "…"
+            options.append(f"--{name.replace('_', '-')}={told}")
     return options
 
 

@@ -324,10 +324,10 @@ def _text(value: object, limit: int) -> str:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - its __str__ is the processor's own code
         text = f"{type(value).__name__} (its text cannot be made: {type(error).__name__})"
-    return _masked(text)[:limit].encode("utf-8", "replace").decode()
+    return masked(text)[:limit].encode("utf-8", "replace").decode()
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     """What a processor says goes into the log, the report and the store: not with our token, nor
     with the key of a model."""
     for secret in (os.environ.get(TOKEN_VARIABLE), *secret_keys(os.environ)):
@@ -338,7 +338,7 @@ def _masked(text: str) -> str:
 def _where(error: BaseException) -> str:
     """The end of the traceback."""
     try:
-        return _masked("".join(traceback.format_exception(error)[-4:]))[-_MAX_TEXT:]
+        return masked("".join(traceback.format_exception(error)[-4:]))[-_MAX_TEXT:]
     except Exception:  # noqa: BLE001 - as above
         return ""
 
@@ -352,7 +352,7 @@ def _loggable(data: Mapping[str, Any]) -> dict[str, Any]:
 def _loggable_value(value: object) -> object:
     try:
         text = dump_json(value)
-        if len(text.encode()) <= _MAX_TEXT and _masked(text) == text:
+        if len(text.encode()) <= _MAX_TEXT and masked(text) == text:
             return value
     except (TypeError, ValueError, RecursionError):
         pass

@@ -42,6 +42,8 @@ class WorkerDisplay(ProgressBar):
 
     def pages_ended(self, outcomes: Sequence[Outcome]) -> None:
         """Show them, and the errors of those that have one."""
+        if not outcomes:
+            return
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in failed:
             self._failed_page(outcome)

@@ -254,7 +254,7 @@ const CASES = {
       const pull = (stream) => {
         megabytes += 1;
         if (megabytes > 60) stream.close();
-        else stream.enqueue(new Uint8Array(1_000_000).fill(32));
+        else stream.enqueue(new TextEncoder().encode("語".repeat(333_333)));
       };
       globalThis.fetch = async () => new Response(new ReadableStream({ pull }));
       const here = world(inHand(), { PROCESSOR_URL: "https://example.com/", LLM_URL: "https://example.com/" });

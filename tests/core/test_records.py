@@ -611,6 +611,27 @@ def test_what_others_write_of_usage_is_carried_along(state: str, part: str) -> N
         status = PageStatus.from_value(value)
         assert (status.tokens_in, status.cost) == (None, None)
         assert "tokens_in" not in status.to_metadata()
+        if not isinstance(foreign, dict):
+            assert status.to_value()[part]["usage"] == foreign
+
+
+def test_of_parts_that_do_not_agree_the_outcome_is_believed() -> None:
+    later = "2026-11-24T13:00:00.000000Z"
+    usage = {"tokens_in": 9, "tokens_out": 1}
+    value = {
+        "status": "done",
+        "batch_id": BATCH,
+        "spent": {"tokens_in": 5, "tokens_out": 5, "cost": 5},
+        "result": {"completed": NOW, "timestamp": later, "usage": usage},
+        "error": {"timestamp": later},
+        "processing": {"usage": {"tokens_in": 7, "tokens_out": 7}, "message": "theirs"},
+    }
+    for parts in (value, dict(reversed(value.items()))):
+        status = PageStatus.from_value(parts)
+        assert (status.tokens_in, status.tokens_out, status.cost) == (9, 1, None)
+        assert status.completed == NOW
+    del value["result"]["completed"]  # type: ignore[attr-defined]
+    assert PageStatus.from_value(value).completed == later
 
 
 def test_what_all_attempts_took_is_added_up_on_the_way() -> None:

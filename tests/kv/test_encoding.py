@@ -22,13 +22,11 @@ ANY_JSON = st.recursive(
 )
 
 
-@given(ANY_JSON, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
-def test_it_writes_what_json_dumps_writes(
-    value: object, ensure_ascii: bool, separators: tuple[str, str]
-) -> None:
-    encode = json_encoder(ensure_ascii=ensure_ascii, separators=separators)
+@given(ANY_JSON, st.booleans())
+def test_it_writes_what_json_dumps_writes(value: object, ensure_ascii: bool) -> None:
+    encode = json_encoder(ensure_ascii=ensure_ascii)
 
-    expected = json.dumps(value, ensure_ascii=ensure_ascii, separators=separators, allow_nan=False)
+    expected = json.dumps(value, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
     assert encode(value) == expected
     assert encode(value) == expected  # it is used again and again
 

@@ -513,9 +513,20 @@ def test_a_store_that_is_deleted_while_it_is_used_is_noticed(
         assert anew.get("b") is not None
 
 
-@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 0)])
+@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
 def test_every_commit_is_synced_unless_the_store_need_not_be_durable(
     path: Path, durable: bool, level: int
 ) -> None:
     with closing(SqliteStore(path, create=True, durable=durable)) as opened:
         assert opened._db.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+def test_a_metadata_that_is_no_text_hides_none_of_hundreds(path: Path, store: Store) -> None:
+    """A listing that has begun goes on where it was, and tells no key twice."""
+    fill(store, *(f"k{number:04d}" for number in range(600)))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE keys SET metadata = CAST(x'7b22ff' AS TEXT) WHERE key = 'k0400'")
+        db.commit()
+
+    assert [info.key for info in store.scan("k")] == [f"k{number:04d}" for number in range(600)]
+    assert [info.key for info in store.scan("k", limit=450)][-1] == "k0449"

@@ -119,9 +119,9 @@ def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:
         "duration_ms": page.duration_ms,
         "log_entries": log_entries,
     }
-    if page.superseded_by or page.tokens_in is not None:
-        there = {name: getattr(page, name) for name in _WHERE_THERE}
-        row.update((name, value) for name, value in there.items() if value is not None)
+    for name in _WHERE_THERE:
+        if (value := getattr(page, name)) is not None:
+            row[name] = value
     return row
 
 

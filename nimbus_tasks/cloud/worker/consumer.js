@@ -22,6 +22,7 @@ import {
   isJob,
   pageKey,
   statusKey,
+  withUsage,
 } from "./records.js";
 
 /**
@@ -103,7 +104,7 @@ async function workOn(cx, job, delivery, processor, cancelled) {
   const outcome = await attempt.run(page, cx.env, processor, cx.pageSeconds);
   const lastWrite = await showing;
   if (outcome.retryAfter !== undefined && !isLast) {
-    const isOurs = await renew(cx, job, attempt, `waits: ${outcome.error}`);
+    const isOurs = await renew(cx, job, attempt, `waits: ${outcome.error}`, outcome.usage);
     return isOurs ? Math.min(outcome.retryAfter, cx.leaseSeconds / 2) : undefined;
   }
   await sleep(Math.max(0, lastWrite + cx.writeMs - Date.now()));
@@ -143,14 +144,15 @@ async function show(cx, job, attempt) {
   return lastWrite;
 }
 
-/** Whether the page is ours still; then others see how far it is. */
-async function renew(cx, job, attempt, step = attempt.step) {
+/** Whether the page is ours still; then others see how far it is, and what it has taken. */
+async function renew(cx, job, attempt, step = attempt.step, usage = undefined) {
   const status = await current(cx, job);
   if (!status) return false;
   const lease = iso(Date.now() + 1000 * cx.leaseSeconds);
   const at = { current_step: step, progress: attempt.percent, lease };
   const processing = { ...status.processing, ...at };
-  await putStatus(cx, job.page_id, { ...status, updated: iso(), processing });
+  const renewed = { ...status, updated: iso(), processing };
+  await putStatus(cx, job.page_id, withUsage(renewed, usage));
   return true;
 }
 

@@ -180,13 +180,19 @@ function without(status, usage) {
   return Object.keys(all).length ? { ...rest, spent: all } : rest;
 }
 
+/** The page in hand, of which an attempt that goes on has taken so much already. */
+export function withUsage(status, usage) {
+  return usage ? { ...status, spent: usageOf(status, usage) } : status;
+}
+
 /**
  * What the attempts of a page have taken so far, with what is `more`: `{tokens_in, tokens_out,
  * cost}`, as far as it is known. It is in the outcome, and in `spent` while there is none.
  */
 function usageOf(status, more = {}) {
   const parts = [status.spent, object(status.error).usage, object(status.result).usage];
-  const before = Object.assign({}, ...parts.map(usageFields));
+  const told = parts.filter((part) => isObject(part) && Object.keys(part).length);
+  const before = usageFields(told.at(-1));
   const sum = (name) => {
     const there = [before[name], more[name]].filter((value) => value !== undefined);
     return there.length ? Number((there[0] + (there[1] ?? 0)).toFixed(8)) : undefined;
@@ -204,7 +210,7 @@ export function usageFields(given) {
   });
 }
 
-/** Unknown fields of the part that goes with the state. */
+/** Unknown fields of the part that goes with the state: fields of another part are not carried. */
 function unknownOf(status) {
   const part = object(status[PARTS[status.status]]);
   return Object.fromEntries(Object.entries(part).filter(([name]) => !PART_FIELDS.includes(name)));
@@ -233,7 +239,10 @@ export function small(status) {
     const [progress, lease] = [number(processing.progress), time(processing.lease)];
     return { ...fields, ...known({ started, step, progress, lease }) };
   }
-  const completed = first(time, result.completed, error.timestamp);
+  const completed = first(
+    time,
+    ...[result.completed, error.completed, error.timestamp, result.timestamp],
+  );
   const duration_ms = first(count, result.duration_ms, error.duration_ms);
   const ended = known({ started, completed, duration_ms, ...usageOf(status) });
   if (state === "done") {

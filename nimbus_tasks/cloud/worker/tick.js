@@ -11,8 +11,8 @@
  * - What no operation is left for waits for the next tick. Of the pages themselves it keeps what
  *   batches.js holds.
  *
- * Two ticks at once (KV has no locks) do no harm: the later claim of a page is the one that counts,
- * and the consumer drops the other.
+ * Two ticks at once (KV has no locks) lose nothing: the later claim of a page is the one that
+ * counts, and the consumer drops the other. Where reads lag, a page may then be worked on twice.
  */
 
 import { isFinal, readHeads, saveSnapshot } from "./batches.js";
@@ -29,8 +29,7 @@ const WANTED_AN_OPERATION = 5; // claimed or handed out in a tick, at most: 5,00
 const MAX_TICKS = 4;
 /**
  * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare
- * has ended (its CPU, its memory) keeps one other from its work; where one takes longer, two at once
- * do no harm.
+ * has ended (its CPU, its memory) keeps one other from its work.
  */
 const LOCK_SECONDS = 110;
 /** A batch that is open and in which nothing happens is looked at so often. */

@@ -279,7 +279,8 @@ class Faults:
         return Fault(
             Kind.NOT_RUNNING,
             f"the local Worker is not running: {self._server} refuses the connection",
-            f"Start it with: invoke nimbus.cloud.dev (the address is that of {config_name()}).",
+            "Start it with: invoke nimbus.cloud.dev, or with wrangler dev if that is how it ran"
+            f" (the address is that of {config_name()}).",
             "refuses the connection",
         )
 

@@ -175,7 +175,7 @@ class Journal:
             return self._new_file()
 
     def _made(self) -> SqliteStore:
-        # Not durable: it takes longer to start a machine again than what is in here matters.
+        # Not durable: after a power cut reads may be a minute old again, and nothing is lost of KV.
         return SqliteStore(self._path, create=True, durable=False)
 
     def _new_file(self) -> SqliteStore:

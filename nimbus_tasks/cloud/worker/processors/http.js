@@ -23,6 +23,9 @@ export default async function process(page, env, progress) {
   }
   const text = await post("PROCESSOR_URL", env.PROCESSOR_URL, secret, page, progress.signal);
   const { error, ...result } = answerOf(text);
-  if (error) throw new PageError(error.message ?? error, error.code);
+  if (error) {
+    const failure = new PageError(error.message ?? error, error.code);
+    throw Object.assign(failure, { usage: result.usage });
+  }
   return result;
 }

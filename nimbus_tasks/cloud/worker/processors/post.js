@@ -5,7 +5,7 @@ import { PageError } from "../page_error.js";
 const LATER = [429, 502, 503, 504];
 const LATER_SECONDS = 20; // where a service does not say
 /** Five pages share an invocation's 128 MB. */
-const MAX_CHARACTERS = 10_000_000;
+const MAX_BYTES = 10_000_000;
 
 /** `setting` is the name of the address' variable, for the person who reads the error. */
 export async function post(setting, address, headers, body, signal) {
@@ -34,10 +34,11 @@ export async function post(setting, address, headers, body, signal) {
 /** The whole of a body, which may say nothing of its length, and have no end. */
 async function bounded(setting, body) {
   const decoder = new TextDecoder();
-  let text = "";
+  let [text, length] = ["", 0];
   for await (const bytes of body ?? []) {
+    length += bytes.length;
     text += decoder.decode(bytes, { stream: true });
-    if (text.length > MAX_CHARACTERS)
+    if (length > MAX_BYTES)
       throw new PageError(`${setting} answered more than 10 MB`, "bad_result");
   }
   return text + decoder.decode();

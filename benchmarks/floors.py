@@ -53,15 +53,11 @@ def scan(store: str) -> None:
 
 
 def report(store: str, to: str) -> None:
-    """Read the same records and write the same JSON: the listings of statuses and logs, the failed
-    pages' records, and an object a page in the order of the paths."""
+    """Read the same records and write the same JSON: the listings of statuses and logs, and an
+    object a page in the order of the paths."""
     with closing(sqlite3.connect(store)) as db, Path(to).open("w", encoding="utf-8") as file:
         logged = {key[5:]: metadata["entries"] for key, metadata in _listing(db, "logs")}
         pages = sorted((str(found["path"]), key, found) for key, found in _listing(db))
-        for _, key, found in pages:
-            if found["status"] == "failed":
-                query = "SELECT value FROM vals WHERE key = ?"
-                json.loads(db.execute(query, (key,)).fetchone()[0])
         remaining = iter(pages)
         while some := list(islice(remaining, 500)):
             rows = [

@@ -91,7 +91,7 @@ def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict
         if page.superseded_by
         else status_key(project_id, page.page_id): page.page_id
         for page in pages
-        if page.status == "failed" or page.name.endswith("…")
+        if page.name.endswith("…") or (page.status == "failed" and not _tells_error(page))
     }
     listed = {page.page_id: (head.batch_id, page.status) for page in pages}
     found = {}
@@ -101,6 +101,11 @@ def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict
         if status is not None and (status.batch_id, status.state) == listed[keys[key]]:
             found[keys[key]] = status
     return found
+
+
+def _tells_error(page: Kept) -> bool:
+    """Whether the listing has all of the error: not where its writer left it out, or it is long."""
+    return all(text is not None and not text.endswith("…") for text in (page.error, page.code))
 
 
 def _row(page: Kept, whole: PageStatus | None, log_entries: int) -> Row:

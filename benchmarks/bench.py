@@ -160,7 +160,7 @@ class Bench:
     ) -> Row:
         task, options = f"nimbus.batch.{arguments[0]}", arguments[1:]
         large, small, low, low_small = in_turns(
-            max(3, self._repeats),
+            max(9, self._repeats),  # of parts of a second, in which much else happens
             lambda: invoke(project, task, *options),
             lambda: invoke(self._small, task, *options),
             least,

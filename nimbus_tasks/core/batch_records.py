@@ -132,8 +132,8 @@ class Batch:
 
 
 def _pages_json(pages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The members of the pages' JSON object, a thousand at a time. What is one object is encoded
-    once; page ids need no quoting."""
+    """The members of the pages' JSON object, a thousand at a time, of which what is one object is
+    encoded once. Page ids need no quoting."""
     comma = ""
     for some in in_groups(pages.items()):
         different = {id(page): page for _, page in some}

@@ -618,11 +618,12 @@ def test_what_others_write_of_usage_is_carried_along(state: str, part: str) -> N
 def test_of_parts_that_do_not_agree_the_outcome_is_believed() -> None:
     later = "2026-11-24T13:00:00.000000Z"
     usage = {"tokens_in": 9, "tokens_out": 1}
+    result = {"completed": NOW, "timestamp": later, "usage": usage}
     value = {
         "status": "done",
         "batch_id": BATCH,
         "spent": {"tokens_in": 5, "tokens_out": 5, "cost": 5},
-        "result": {"completed": NOW, "timestamp": later, "usage": usage},
+        "result": result,
         "error": {"timestamp": later},
         "processing": {"usage": {"tokens_in": 7, "tokens_out": 7}, "message": "theirs"},
     }
@@ -630,7 +631,7 @@ def test_of_parts_that_do_not_agree_the_outcome_is_believed() -> None:
         status = PageStatus.from_value(parts)
         assert (status.tokens_in, status.tokens_out, status.cost) == (9, 1, None)
         assert status.completed == NOW
-    del value["result"]["completed"]  # type: ignore[attr-defined]
+    del result["completed"]
     assert PageStatus.from_value(value).completed == later
 
 

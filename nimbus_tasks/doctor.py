@@ -246,9 +246,12 @@ def _records(project: Project, where: str) -> Iterator[Check]:
     try:
         with project.open_store() as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
-            looks = [batches.look(reading, h, utc_now()) for h in heads if not h.is_final]
-            queued = sum(look.tally.counts["queued"] for look in looks)
-            stalled = sum(len(look.stalled) for look in looks)
+            queued = stalled = 0
+            for head in heads:
+                if not head.is_final:  # one look at a time: each holds what its pages took
+                    look = batches.look(reading, head, utc_now())
+                    queued += look.tally.counts["queued"]
+                    stalled += len(look.stalled)
             has_ticked = reading.get(f"cloud:{project.project_id}:tick") is not None
             faults = store.faults()
     except NimbusError as error:
@@ -267,7 +270,7 @@ def _records(project: Project, where: str) -> Iterator[Check]:
         yield Check(
             "worker",
             "warning",
-            "a Worker has processed pages here, which the configuration does not name: the"
+            "a Worker has been at work here, which the configuration does not name: the"
             " commands ask for nimbus.worker, and the two would do pages twice",
             "If it is still deployed, run invoke nimbus.cloud.deploy, or set"
             f" cloudflare.worker_namespace_id in {config_path(project.root)} to the namespace_id.",

@@ -1,4 +1,4 @@
-"""Batches and their pages, stored in a line with only what a test is about spelled out."""
+"""Batches and their pages, made or stored in a line with only what a test is about spelled out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 from nimbus_tasks.core.batch_records import Batch, BatchHead
 from nimbus_tasks.core.clock import to_iso
 from nimbus_tasks.core.keys import status_key, superseded_key
-from nimbus_tasks.core.lifecycle import PAGE_STATES
+from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
 
 PROJECT = "proj_0123456789ab"
 BATCH, LATER = "batch_20240902_134500", "batch_20240903_090000"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+CREATED = "2024-09-02T13:45:00.000000Z"
+#: As JavaScript's toISOString() writes times.
+JS = "2024-09-02T13:45:00.250Z"
 
 
 class UndoError(Exception):
@@ -35,6 +38,23 @@ def undone(store: Store) -> Iterator[KeyValues]:
 def ago(seconds: float) -> str:
     """So many seconds before now, as the records write it."""
     return to_iso(NOW - timedelta(seconds=seconds))
+
+
+def a_head(**fields: Any) -> BatchHead:
+    """A head, with only what a test is about spelled out."""
+    usual = {"created": CREATED, "page_count": 2, "status": "queued", "intent": "run"}
+    return BatchHead(batch_id=BATCH, project_id=PROJECT, **{**usual, **fields})
+
+
+def a_batch(*page_ids: str, **fields: Any) -> Batch:
+    """A batch of those pages."""
+    pages = {page_id: {"status": "queued", "uploaded": JS} for page_id in page_ids}
+    return Batch(a_head(page_count=len(pages), **fields), pages)
+
+
+def in_states(batch: Batch, tally: Tally, status: str, **states: str) -> Batch:
+    """The batch with a snapshot: what it is in, and its pages."""
+    return batch.with_snapshot(tally, status, batch.pages_in(states.items()))
 
 
 def put_batch(store: KeyValues, batch_id: str = BATCH, *page_ids: str, **fields: Any) -> BatchHead:

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 from typing import Any
 
 from nimbus_tasks.core.claims import Claim, Outcome
@@ -171,7 +171,9 @@ class AttemptPool:
         self._max_attempts = max_attempts
         self._timeout = timeout
         self._todo: SimpleQueue[Claim | None] = SimpleQueue()
-        self._ended: SimpleQueue[Outcome] = SimpleQueue()
+        # No SimpleQueue: before Python 3.13 its get() waits for ever where the time is over before
+        # the waiting begins, as on a busy machine it may be.
+        self._ended: Queue[Outcome] = Queue()
         self._running: dict[str, Attempt] = {}
         self.unfinished = 0
         #: Why no page can be processed; the claims wait to be taken back.

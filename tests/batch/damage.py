@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 from nimbus_tasks.core import batches
@@ -77,3 +78,16 @@ def lose_a_status_of_another_page(project: Project, store: Store) -> None:
 def all_values(store: Store) -> dict[str, str]:
     keys = [info.key for info in store.scan("")]
     return {key: entry.value for key, entry in store.get_many(keys).items()}
+
+
+#: And the kinds of findings that each gives.
+DAMAGES: dict[str, tuple[Callable[[Project, Store], None], set[str]]] = {
+    "queue items are lost": (lose_queue_items, {"not_in_queue"}),
+    "a page is queued twice": (queue_twice, {"stray_queue_item"}),
+    "an item of no page": (queue_a_stranger, {"stray_queue_item"}),
+    "a claim has lapsed": (let_a_claim_lapse, {"stalled"}),
+    "a status is lost": (lose_a_status, {"no_status", "stray_queue_item"}),
+    "a status is damaged": (spoil_a_status, {"no_status"}),
+    "a page is not listed": (forget_a_page, {"unlisted"}),
+    "the record says what is not so": (tell_a_lie, {"drift"}),
+}

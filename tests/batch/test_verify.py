@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,32 +15,17 @@ from nimbus_tasks.core.keys import page_key, queue_prefix, status_key
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from tests.batch.damage import (
+    DAMAGES,
     PAGE,
     all_values,
     batch_entry,
     forget_a_page,
-    let_a_claim_lapse,
-    lose_a_status,
     lose_a_status_of_another_page,
     lose_queue_items,
     page_of,
     queue_a_stranger,
-    queue_twice,
-    spoil_a_status,
-    tell_a_lie,
 )
 from tests.factories import a_map, upload, upload_cut_off, work, write_map
-
-DAMAGES: dict[str, tuple[Callable[[Project, Store], None], set[str]]] = {
-    "queue items are lost": (lose_queue_items, {"not_in_queue"}),
-    "a page is queued twice": (queue_twice, {"stray_queue_item"}),
-    "an item of no page": (queue_a_stranger, {"stray_queue_item"}),
-    "a claim has lapsed": (let_a_claim_lapse, {"stalled"}),
-    "a status is lost": (lose_a_status, {"no_status", "stray_queue_item"}),
-    "a status is damaged": (spoil_a_status, {"no_status"}),
-    "a page is not listed": (forget_a_page, {"unlisted"}),
-    "the record says what is not so": (tell_a_lie, {"drift"}),
-}
 
 
 def test_a_sound_batch_has_no_findings(project: Project, store: Store, batch: str) -> None:

@@ -263,6 +263,21 @@ def test_a_project_that_cannot_be_created_is_a_store_error_and_leaves_no_litter(
     assert names_in(tmp_path / ".nimbus") == []
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_project_is_created_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    project = new_project(tmp_path)
+
+    assert create_project(project) is project
+    assert load_project(tmp_path) == project
+    assert names_in(tmp_path / ".nimbus") == ["project-config.json"]
+
+
 # --- opening the store ---
 
 

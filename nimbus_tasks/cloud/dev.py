@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from nimbus_tasks.cloud.init import worker_folder
 from nimbus_tasks.cloud.wrangler import (
@@ -31,13 +30,12 @@ from nimbus_tasks.cloud.wrangler import (
     load_worker,
 )
 from nimbus_tasks.command import (
-    EXIT_INTERRUPTED,
     check_int,
     check_seconds,
     command,
     project_root,
 )
-from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.project import (
     Project,
     load_project,
@@ -242,8 +240,9 @@ def dev(
                 time.sleep(seconds)
     except KeyboardInterrupt:
         console.note("")  # behind the terminal's ^C
-        console.note("Stopped: the Worker runs no more; what is in its KV stays.")
-        raise Exit(code=EXIT_INTERRUPTED) from None
+        raise InterruptedByUserError(
+            "stopped: the Worker runs no more; what is in its KV stays"
+        ) from None
 
 
 def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:

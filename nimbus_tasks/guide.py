@@ -57,8 +57,9 @@ def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
                 return Standing(f"Project {project.name} has no batch yet.", [upload])
             view = batches.look(reading, heads[0], utc_now(), engine=project.engine)
     except NimbusError as error:
-        doctor = NextStep(error.advice or "See what is wrong", "invoke nimbus.doctor")
-        return Standing(f"Something is wrong: {error.message}", [doctor])
+        advice = f" · {error.advice}" if error.advice else ""
+        doctor = NextStep("See what else there is to it", "invoke nimbus.doctor")
+        return Standing(f"Something is wrong: {error.message}{advice}", [doctor])
     head, counts = view.head, view.tally.counts
     count = "1 batch" if len(heads) == 1 else f"{len(heads):,} batches"
     words = (

@@ -26,8 +26,10 @@ from nimbus_tasks.cloud.wrangler import (
     NEWER_ADVICE,
     WorkerConfig,
     find_wrangler,
+    kill_with_children,
     last_words,
     load_worker,
+    old_node,
 )
 from nimbus_tasks.command import (
     check_int,
@@ -189,8 +191,10 @@ def _ask(url: str, seconds: float) -> None:
 
 
 def _ended(log: Path) -> UsageError:
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    said = without_secret(said, os.environ.get(TOKEN_VARIABLE))
+    log_text = log.read_text(encoding="utf-8", errors="replace")
+    if (error := old_node(log_text)) is not None:
+        return error
+    said = without_secret(last_words(log_text), os.environ.get(TOKEN_VARIABLE))
     return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
 
 
@@ -199,12 +203,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_with_children(process)
 
 
 @command(

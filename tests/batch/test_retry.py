@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.batch.report import write_report
-from nimbus_tasks.batch.retry import retry_pages
+from nimbus_tasks.batch.retry import _lines, retry_pages
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core import batches
@@ -17,6 +17,7 @@ from nimbus_tasks.core.keys import batch_key, page_id_for, status_key
 from nimbus_tasks.core.pages import PageInfo, read_statuses
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from nimbus_tasks.ui.style import Style
 from tests.factories import a_map, failing, upload, work, write_map
 
 
@@ -178,6 +179,19 @@ def test_pages_are_found_by_the_whole_code_that_the_processor_gave(
 ) -> None:
     failed_pages(project, store, "a.html", code=code)
     assert len(retry_pages(project, store, code=code).requeued) == 1
+
+
+def test_a_code_that_no_failed_page_has_is_said_with_those_that_there_are(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    work(project, store, failing("dist/page-001.html", code="refused"))
+    retried = retry_pages(project, store, code="refusd")
+    assert (retried.requeued, retried.other_codes) == ([], ("refused",))
+    title, there = _lines(retried, Style(colour=False, unicode=True), 80)
+    assert title.endswith(f" No failed pages with that code to retry in {retried.batch_id}")
+    assert there == "   there are: refused"
+    assert retry_pages(project, store).other_codes == ()
 
 
 def test_a_page_without_a_code_is_retried_by_the_name_that_the_figures_give_it(

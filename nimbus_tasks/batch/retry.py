@@ -26,7 +26,7 @@ from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean, clip
+from nimbus_tasks.ui.text import clean, clip, wrap
 
 #: More page names than a person reads; --json has them all.
 _SHOWN = 20
@@ -224,10 +224,12 @@ def _lines(retried: Retried, style: Style, columns: int) -> list[str]:
             lines.append(f"   {clip(f'there are: {codes}', columns - 3)}")
     else:
         what = "Would queue" if retried.dry_run else "Queued"
-        lines.append(
+        title = (
             f"{style.sign('retrying')} {what} {pages(len(retried.requeued))} of"
             f" {style.bold(retried.batch_id)} again, ahead of new pages"
         )
+        first, *rest = wrap(title, columns, indent=3)
+        lines += [first, *(f"   {line}" for line in rest)]
         lines += [
             f"   ↻ {clip(clean(name), columns - 5, keep_end=True)}"
             for name in retried.names[:_SHOWN]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.batch.report import write_report
-from nimbus_tasks.batch.retry import _lines, retry_pages
+from nimbus_tasks.batch.retry import Retried, _lines, retry_pages
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core import batches
@@ -18,6 +18,7 @@ from nimbus_tasks.core.pages import PageInfo, read_statuses
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import width
 from tests.factories import a_map, failing, upload, work, write_map
 
 
@@ -221,3 +222,10 @@ def test_a_page_that_is_further_than_the_listing_says_is_left_alone(
     assert [page.status["status"] for page in batches.pages_of(store, head)] == ["queued"] * 10
     statuses = read_statuses(store, project.project_id, [page.page_id for page in pages])
     assert {status.priority for status in statuses.values()} == {5}
+
+
+def test_what_was_queued_again_fits_a_narrow_terminal() -> None:
+    retried = Retried("batch_20261127_002712", "retrying", ["page_1"], ["dist/a.html"], 0)
+    lines = _lines(retried, Style(colour=True, unicode=True), 60)
+    assert max(map(width, lines)) <= 60
+    assert lines[1] == "   new pages"

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from nimbus_tasks.cloud.init import worker_folder
 from nimbus_tasks.cloud.wrangler import (
@@ -28,16 +27,16 @@ from nimbus_tasks.cloud.wrangler import (
     find_wrangler,
     last_words,
     load_worker,
+    old_node,
 )
 from nimbus_tasks.command import (
-    EXIT_INTERRUPTED,
     check_int,
     check_seconds,
     command,
     project_root,
 )
 from nimbus_tasks.core.advice import shell_quoted
-from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.project import (
     Project,
@@ -192,8 +191,10 @@ def _ask(url: str, seconds: float) -> None:
 
 
 def _ended(log: Path) -> UsageError:
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    said = without_secret(said, os.environ.get(TOKEN_VARIABLE))
+    log_text = log.read_text(encoding="utf-8", errors="replace")
+    if (error := old_node(log_text)) is not None:
+        return error
+    said = without_secret(last_words(log_text), os.environ.get(TOKEN_VARIABLE))
     return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
 
 
@@ -240,8 +241,9 @@ def dev(
                 time.sleep(seconds)
     except KeyboardInterrupt:
         console.note("")  # behind the terminal's ^C
-        console.note("Stopped: the Worker runs no more; what is in its KV stays.")
-        raise Exit(code=EXIT_INTERRUPTED) from None
+        raise InterruptedByUserError(
+            "stopped: the Worker runs no more; what is in its KV stays"
+        ) from None
 
 
 def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:

@@ -18,7 +18,7 @@ def in_own_group() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[Any]) -> None:
     """Kill a process that was started so, and whatever it has started; it may have ended."""
     if sys.platform == "win32":
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)

@@ -9,7 +9,7 @@ module is imported when the task runs.
 from __future__ import annotations
 
 import importlib
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, cleandoc, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def read_task(place: str) -> Listed:
         module.__name__,
         function,
         task.name,
-        task.__doc__ or "",
+        cleandoc(task.__doc__ or ""),  # as Python 3.13 has it, and those before do not
         task.is_default,
         tuple((o.name, o.default, task.help.get(o.name.replace("_", "-"), "")) for o in options),
     )

@@ -45,10 +45,10 @@ export class Census {
     return { ...counts, tallies: [...tallies] };
   }
 
-  /** Go on with it, as far as this tick comes. `queue` and `handed` are those of missingFrom. */
-  async take(cx, queue, handed) {
+  /** Go on with it, as far as this tick comes. `queue` and `sent` are those of missingFrom. */
+  async take(cx, queue, sent) {
     const { kv, operations } = cx;
-    const missing = missingFrom(cx, queue, handed);
+    const missing = missingFrom(cx, queue, sent);
     const [now, lately, soon] = [0, -LATELY_MS, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
     this.ticks += 1;
     do {
@@ -113,10 +113,10 @@ export class Census {
 
 /**
  * Which item a queued page should have and has not (none, or one): a function of page and small
- * status. Only where `queue`, the first items, is all of it can one be missing. `handed` are items
+ * status. Only where `queue`, the first items, is all of it can one be missing. `sent` are items
  * that are gone, though reads may show them still.
  */
-function missingFrom({ project, lagSeconds }, queue, handed) {
+function missingFrom({ project, lagSeconds }, queue, sent) {
   const keys = new Set(queue.keys.map(({ name }) => name));
   const pages = new Set([...keys].map(idOf));
   const [fresh, soon] = [-1000 * lagSeconds, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
@@ -126,6 +126,6 @@ function missingFrom({ project, lagSeconds }, queue, handed) {
     if (queue.cursor || isFresh) return [];
     const key = queueKey(project, page, status);
     if (key === null) return pages.has(page) ? [] : [`queue:${project}:05:0:${page}`];
-    return keys.has(key) || handed.has(key) ? [] : [key];
+    return keys.has(key) || sent.has(key) ? [] : [key];
   };
 }

@@ -2,28 +2,19 @@
  * The Queue's consumer: one page a message, from claim to outcome.
  *
  * A message may come twice, late, or while another claim of its page is the current one. So the
- * page is looked at first and at the end, and an outcome counts only for the current claim. What is
+ * page is looked at first, and claimed, and at the end; an outcome counts only for the current claim. What is
  * no fault of the page (KV does not answer, a service asks to wait) is delivered again by the Queue.
  *
- * In all of these files `cx` is the invocation's context (context.js), `job` a claim as a message
- * carries it (isJob in records.js), `page` mostly a page's id, and `status` its status record.
+ * In all of these files `cx` is the invocation's context (context.js), `job` a claim (jobOf in
+ * pages.js), `page` mostly a page's id, and `status` its status record.
  */
 
 import { Attempt } from "./attempt.js";
 import { isCancelled } from "./batches.js";
 import { open } from "./context.js";
 import { isObject, iso, sleep } from "./kv.js";
-import { addToLog, claimItems, putInQueue, putStatus } from "./pages.js";
-import {
-  asCancelled,
-  asEnded,
-  asQueued,
-  held,
-  isJob,
-  pageKey,
-  statusKey,
-  withUsage,
-} from "./records.js";
+import { LATER, addToLog, claimPage, putInQueue, putStatus } from "./pages.js";
+import { asEnded, asQueued, held, id, pageKey, statusKey, withUsage } from "./records.js";
 
 /**
  * One more and the Queue gives a message up; the last must say itself what was wrong. It is
@@ -44,7 +35,7 @@ export async function consume({ messages }, env, processor) {
   };
   const run = async (message) => {
     try {
-      const again = await handle(cx, message, processor, cancelled);
+      const again = await workOn(cx, message, processor, cancelled);
       if (again === undefined) message.ack();
       else message.retry({ delaySeconds: Math.ceil(again) });
     } catch (error) {
@@ -65,37 +56,24 @@ export async function bury({ messages }, env) {
   const words =
     "the Queue gave it up: every invocation that had it ended early (memory, CPU), or KV failed";
   for (const { body } of messages) {
-    // A group of keys needs nothing: its items are in the queue, and the next ticks hand them out.
-    if (isJob(body)) await write(cx, body, new Attempt(body).failed(words, "worker_lost"), null);
+    if (!isMessage(cx, body)) continue;
+    const job = await claimPage(cx, body, (batch) => isCancelled(cx, batch));
+    if (isObject(job)) await write(cx, job, new Attempt(job).failed(words, "worker_lost"), null);
   }
 }
 
-/**
- * A message: the keys of queue items to be claimed, or a page. Returns seconds after which it is to
- * be delivered again, or nothing.
- */
-async function handle(cx, message, processor, cancelled) {
-  const { body } = message;
-  if (isJob(body)) return workOn(cx, body, message.attempts, processor, cancelled);
-  if (isObject(body) && Array.isArray(body.claim)) {
-    const items = body.claim.filter((key) => String(key).startsWith("queue:"));
-    await claimItems(cx, items, cancelled);
-  } else console.error(JSON.stringify({ unknown_message: body }).slice(0, 500));
-}
+/** Whether it is one of a tick's: an item of the queue, and the token to claim its page with. */
+const isMessage = ({ project }, body) =>
+  isObject(body) && id(body.claim) && String(body.item).startsWith(`queue:${project}:`);
 
-/** Work on a page; `delivery` is how often its message has come, from 1. */
-async function workOn(cx, job, delivery, processor, cancelled) {
+/** Work on a message's page. Returns seconds after which it is to come again, or nothing. */
+async function workOn(cx, { body, attempts }, processor, cancelled) {
   const { kv, project, againSeconds } = cx;
-  const isLast = delivery >= MAX_DELIVERIES;
-  const status = await current(cx, job);
-  if (status === null) return undefined;
-  if (status === undefined) return isLast ? undefined : againSeconds; // not seen yet, or deleted
-  // A tick claims as many pages as are done in two minutes, 5,000 at most, and `cancel` cannot take
-  // them back: looked at here, no more of them start, and cost somebody the price of a model.
-  if (!status.processing.current_step && (await cancelled(job.batch_id))) {
-    await putStatus(cx, job.page_id, asCancelled(status));
-    return undefined;
-  }
+  if (!isMessage(cx, body))
+    return console.error(JSON.stringify({ unknown_message: body }).slice(0, 500));
+  const isLast = attempts >= MAX_DELIVERIES;
+  const job = await claimPage(cx, body, cancelled);
+  if (!isObject(job)) return job === LATER && !isLast ? againSeconds : undefined;
   const page = await kv.getWithText(pageKey(project, job.page_id));
   if (page.value === undefined && !isLast && cx.lagSeconds) return againSeconds;
 

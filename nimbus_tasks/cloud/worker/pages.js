@@ -1,5 +1,5 @@
 /**
- * Pages in KV: claiming them, taking up claims that have lapsed, writing their status and log. What
+ * Pages in KV: claiming one, taking up claims that have lapsed, writing status and log. What
  * nimbus_tasks/core/claims.py does in Python.
  */
 
@@ -25,55 +25,40 @@ import {
 
 /** A page whose holders vanished this often is what makes them vanish: it fails. */
 const MAX_LAPSES = 3;
-// What a Queue takes in one call. A message's size is counted as its JSON.
-export const MESSAGES_A_SEND = 100;
-const BYTES_A_SEND = 200_000; // of 256 KB
 const LOG_CHARACTERS = 6_000_000; // a value may have 25 MB, and a character four bytes
+/** KV may not show yet what the item was made for. */
+export const LATER = "later";
 
 /**
- * Claim the pages of those queue items, and send each as a message.
+ * Claim the page of a queue item, for a message that is known by `claim`: its job, also where the
+ * message has the page already; LATER; or nothing, where there is nothing to do. Pages of a
+ * cancelled batch become cancelled; an item that no queued page stands behind is removed.
  *
- * The statuses are written first, then the messages sent, then the items removed: cut off anywhere,
- * a page is in the queue still or has a lease that lapses. Queued pages of a cancelled batch become
- * cancelled; items that no queued page stands behind are removed.
- *
- * `items` are keys; `isCancelled` is asked of batch ids. Returns how many pages were claimed, and
- * the items that are done with.
+ * The status is written first, then the item removed: cut off between, whoever meets the item next
+ * removes it.
  */
-export async function claimItems(cx, items, isCancelled) {
-  const { pages, used } = await pagesBehind(cx, items);
-  const [claims, cancelled] = [[], []];
-  for (const [page, status] of pages)
-    if (await isCancelled(status.batch_id)) cancelled.push(page);
-    else claims.push(claimOf(cx, page, status));
-  await cx.kv.all(cancelled, (page) => putStatus(cx, page, asCancelled(pages.get(page))));
-  await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
-  try {
-    await sendAll(cx, claims.map(({ job }) => job));
-  } catch (error) {
-    // Nothing was lost: the items are there still, and the pages are as if never claimed. One that
-    // was sent all the same finds that its claim is over.
-    const back = ({ job, before }) => putStatus(cx, job.page_id, { ...before, updated: iso() });
-    await cx.kv.all(claims, back);
-    throw error;
+export async function claimPage(cx, { item, claim }, isCancelled) {
+  const page = idOf(item);
+  const status = page && (await cx.kv.get(statusKey(cx.project, page)));
+  if (isObject(status) && status.status === "processing" && status.processing?.claim === claim)
+    return jobOf(page, status);
+  if (!isMeant(cx, item, page, status)) {
+    if (page && mayBeEarly(cx, item, status)) return LATER;
+    return cx.kv.delete(item);
   }
-  await cx.kv.all(used, (item) => cx.kv.delete(item));
-  return { claimed: claims.length, used };
+  const isOff = await isCancelled(status.batch_id);
+  const now = Date.now();
+  const by = { claim, claimed: iso(now), lease: iso(now + 1000 * cx.leaseSeconds) };
+  const next = isOff ? asCancelled(status) : asClaimed(status, by);
+  await putStatus(cx, page, next);
+  await cx.kv.delete(item);
+  return isOff ? undefined : jobOf(page, next);
 }
 
-/** The queued pages behind those items, statuses by id, and the items that are done with then. */
-async function pagesBehind(cx, items) {
-  const keyOf = (item) => statusKey(cx.project, idOf(item));
-  const keys = new Set(items.filter(idOf).map(keyOf));
-  const statuses = await cx.kv.getMany([...keys]);
-  const [pages, used] = [new Map(), []];
-  for (const item of items) {
-    const [page, status] = [idOf(item), statuses.get(keyOf(item))];
-    if (page && isMeant(cx, item, page, status)) pages.set(page, status);
-    else if (page && mayBeEarly(cx, item, status)) continue; // it is left for later
-    used.push(item);
-  }
-  return { pages, used };
+/** A claim, as all that comes after goes by it. */
+function jobOf(page, { batch_id, attempts, processing }) {
+  const { claim, started, lease } = processing;
+  return { page_id: page, batch_id, attempt: attempts, claim, claimed: started, lease };
 }
 
 /**
@@ -90,33 +75,6 @@ function mayBeEarly({ lagSeconds }, item, status) {
   const [fresh, soon] = [-1000 * lagSeconds, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
   if (!lagSeconds || !isNewer(item, fresh) || isNewer(item, soon)) return false;
   return !isObject(status) || isNewer(item, String(status.updated));
-}
-
-/** A claim of a page: the message of it, and the status with it and without. */
-function claimOf({ leaseSeconds }, page, before) {
-  const now = Date.now();
-  const claim = crypto.randomUUID().replaceAll("-", "").slice(0, 16);
-  const by = { claim, claimed: iso(now), lease: iso(now + 1000 * leaseSeconds) };
-  const claimed = asClaimed(before, by);
-  const { batch_id, attempts } = claimed;
-  return { job: { page_id: page, batch_id, attempt: attempts, ...by }, claimed, before };
-}
-
-/** Send messages in as few calls as a Queue allows. */
-export async function sendAll({ env, kv }, bodies) {
-  let [batch, bytes] = [[], 0];
-  const send = async () => {
-    kv.left -= 1; // on the free plan they count together
-    await env.PAGES.sendBatch(batch);
-    [batch, bytes] = [[], 0];
-  };
-  for (const body of bodies) {
-    const size = JSON.stringify(body).length + 100;
-    if (batch.length === MESSAGES_A_SEND || (bytes && bytes + size > BYTES_A_SEND)) await send();
-    batch.push({ body, contentType: "json" });
-    bytes += size;
-  }
-  if (batch.length) await send();
 }
 
 /**

@@ -166,13 +166,6 @@ export function held(status, job) {
   return { ...asClaimed(status, job), attempts: job.attempt, batch_id: job.batch_id };
 }
 
-/** Whether a message's body is a claim. */
-export const isJob = (body) =>
-  isObject(body) &&
-  [body.page_id, body.batch_id, body.claim].every(id) &&
-  [body.claimed, body.lease].every(time) &&
-  count(body.attempt) === body.attempt;
-
 /** A record without the part that goes with its state; what it has taken, and now takes, stays. */
 function without(status, usage) {
   const { queued, processing, result, error, spent, ...rest } = status;

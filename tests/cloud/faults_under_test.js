@@ -135,7 +135,7 @@ const CASES = {
   /** A cancel comes between the listing of the batches and the snapshot. */
   async cancelled_meanwhile() {
     const here = world({ "batch:p:b": batch("cancel") });
-    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const head = { id: "b", status: "processing", intent: "run", page_count: 1, counts: {} };
     const tally = new Tally({ states: new Map() });
     tally.add("page_1", { status: "done", updated: long });
     const said = await saveSnapshot(open(here.env), head, tally);
@@ -146,7 +146,7 @@ const CASES = {
     const here = world({ "batch:p:b": batch("cancel") });
     const early = { value: JSON.stringify(batch("run")), metadata: batch("run") };
     here.env.KV.getWithMetadata = async () => early;
-    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const head = { id: "b", status: "processing", intent: "run", page_count: 1, counts: {} };
     const tally = new Tally({ states: new Map() });
     tally.add("page_1", { status: "done", updated: long });
     return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];

@@ -3,25 +3,9 @@
  * nimbus_tasks/core/claims.py does in Python.
  */
 
-import { isObject, iso, toJson } from "./kv.js";
-import {
-  CLOCK_SKEW_MS,
-  asCancelled,
-  asClaimed,
-  asLost,
-  asQueued,
-  count,
-  hasLapsed,
-  id,
-  idOf,
-  isNewer,
-  logsKey,
-  object,
-  queueItem,
-  queueKey,
-  small,
-  statusKey,
-} from "./records.js";
+import { count, id, idOf, isEarly, logsKey, object, queueKey, statusKey } from "./fields.js";
+import { iso, toJson } from "./kv.js";
+import { asCancelled, asClaimed, asLost, asQueued, hasLapsed, small } from "./records.js";
 
 /** A page whose holders vanished this often is what makes them vanish: it fails. */
 const MAX_LAPSES = 3;
@@ -30,20 +14,18 @@ const LOG_CHARACTERS = 6_000_000; // a value may have 25 MB, and a character fou
 export const LATER = "later";
 
 /**
- * Claim the page of a queue item, for a message that is known by `claim`: its job, also where the
- * message has the page already; LATER; or nothing, where there is nothing to do. Pages of a
- * cancelled batch become cancelled; an item that no queued page stands behind is removed.
- *
- * The status is written first, then the item removed: cut off between, whoever meets the item next
- * removes it.
+ * Claim the page of a queue item, for a message that is known by `claim`. Returns its job, also
+ * where the message has the page already; LATER; or nothing, where there is nothing to do. Pages of a
+ * cancelled batch become cancelled; an item that no queued page stands behind is removed. Cut off
+ * between status and item, the item is such a one.
  */
 export async function claimPage(cx, { item, claim }, isCancelled) {
   const page = idOf(item);
-  const status = page && (await cx.kv.get(statusKey(cx.project, page)));
-  if (isObject(status) && status.status === "processing" && status.processing?.claim === claim)
+  const status = object(page && (await cx.kv.get(statusKey(cx.project, page))));
+  if (status.status === "processing" && status.processing?.claim === claim)
     return jobOf(page, status);
   if (!isMeant(cx, item, page, status)) {
-    if (page && mayBeEarly(cx, item, status)) return LATER;
+    if (page && isEarly(cx, item, status.updated)) return LATER;
     return cx.kv.delete(item);
   }
   const isOff = await isCancelled(status.batch_id);
@@ -66,15 +48,8 @@ function jobOf(page, { batch_id, attempts, processing }) {
  * in the record names none: any item is its own.
  */
 function isMeant({ project }, item, page, status) {
-  if (!isObject(status) || status.status !== "queued" || !id(status.batch_id)) return false;
+  if (status.status !== "queued" || !id(status.batch_id)) return false;
   return [null, item].includes(queueKey(project, page, object(status.queued)));
-}
-
-/** Whether reads lag, and this item may be seen before its page's status is. */
-function mayBeEarly({ lagSeconds }, item, status) {
-  const [fresh, soon] = [-1000 * lagSeconds, CLOCK_SKEW_MS].map((ms) => iso(Date.now() + ms));
-  if (!lagSeconds || !isNewer(item, fresh) || isNewer(item, soon)) return false;
-  return !isObject(status) || isNewer(item, String(status.updated));
 }
 
 /**
@@ -82,46 +57,41 @@ function mayBeEarly({ lagSeconds }, item, status) {
  * Returns how many.
  */
 export async function takeUpLapsed(cx, pages, isCancelled) {
-  const keys = pages.map((page) => statusKey(cx.project, page));
   const now = iso();
-  const lapsed = [...(await cx.kv.getMany(keys))].filter(
-    ([, status]) => isObject(status) && hasLapsed(small(status), now),
-  );
-  await cx.kv.all(lapsed, async ([key, status]) => {
-    const [page, lapses] = [idOf(key), (count(status.lapses) ?? 0) + 1];
+  let taken = 0;
+  for (const page of pages) {
+    const status = object(await cx.kv.get(statusKey(cx.project, page)));
+    if (!hasLapsed(small(status), now)) continue;
+    taken += 1;
+    const lapses = (count(status.lapses) ?? 0) + 1;
     const next = { ...status, lapses };
     const lost = `${MAX_LAPSES} workers vanished while they had this page`;
     if (lapses >= MAX_LAPSES) await putStatus(cx, page, asLost(next, lost));
-    else if (await isCancelled(status.batch_id)) await putStatus(cx, page, asCancelled(next));
+    else if (isCancelled(status.batch_id)) await putStatus(cx, page, asCancelled(next));
     else await putInQueue(cx, page, asQueued(next));
     const message = `The worker of attempt ${status.attempts} has not been heard of`;
     const data = { attempt: status.attempts, batch_id: status.batch_id, lapses };
-    await addToLog(cx, page, [logEntry("lease", message, { level: "warning", data })]);
-  });
-  return lapsed.length;
+    await addToLog(cx, page, [{ timestamp: now, level: "warning", step: "lease", message, data }]);
+  }
+  return taken;
 }
 
-/** Write a queued page's status, and its item. */
+/** Write the status of a page that was made a queued one, and its item. */
 export async function putInQueue(cx, page, status) {
   await putStatus(cx, page, status);
-  const item = queueItem(cx.project, page, status);
-  if (item.key) await cx.kv.put(item.key, item.value, item.metadata);
+  const whose = { page_id: page, batch_id: status.batch_id };
+  const item = { ...whose, ...status.queued, attempts: count(status.attempts) ?? 0 };
+  await cx.kv.put(queueKey(cx.project, page, status.queued), item, whose);
 }
 
 export async function putStatus(cx, page, status) {
   await cx.kv.put(statusKey(cx.project, page), status, small(status));
 }
 
-export function logEntry(step, message, { level = "info", data } = {}) {
-  const some = data && Object.keys(data).length ? { data } : {};
-  return { timestamp: iso(), level, step, message, ...some };
-}
-
-/** Add entries at the end of a page's log. */
+/** Add entries at the end of a page's log: `{timestamp, level, step, message, data}`. */
 export async function addToLog({ kv, project }, page, added) {
   const key = logsKey(project, page);
-  const found = await kv.get(key);
-  const record = isObject(found) ? found : { page_id: page };
+  const record = (await kv.get(key)) ?? { page_id: page };
   let entries = [...(Array.isArray(record.entries) ? record.entries : []), ...added];
   let text = toJson({ ...record, entries });
   while (text.length > LOG_CHARACTERS && entries.length > 1) {

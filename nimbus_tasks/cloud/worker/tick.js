@@ -1,8 +1,8 @@
 /**
  * A tick of the cron trigger: the one coordinator of the project.
  *
- * It looks at all pages (census.js), takes up claims that have lapsed, sends to the Queue, in their
- * order, as many items as the consumers do in some minutes, and brings the batch records up to
+ * It looks at all pages (census.js), takes up claims that have lapsed, sends to the Queue as many
+ * items, in their order, as the consumers do in some minutes, and brings the batch records up to
  * date. An invocation may do 1,000 operations on KV, and has 128 MB: what no operation is left for
  * waits for the next tick.
  *
@@ -13,16 +13,16 @@
 import { isFinal, readHeads, saveSnapshot } from "./batches.js";
 import { Census } from "./census.js";
 import { open } from "./context.js";
+import { STATES, idOf, number, object, queuePrefix } from "./fields.js";
 import { takeUpLapsed } from "./pages.js";
-import { STATES, idOf, number, object, small } from "./records.js";
 
-const OPERATIONS_A_LAPSE = 4.02; // status, item, log read and written
+const OPERATIONS_A_LAPSE = 5; // status, item, log, and two reads
 const OPERATIONS_A_SNAPSHOT = 6; // pages taken over, record, listing, record, and what is kept
 const MESSAGES_A_SEND = 100; // of 1 KB at most
 const ITEMS_AN_OPERATION = 5; // that wait in the Queue, at most: 5,000
 /** So many ticks' worth is sent at once where the census takes several. */
 const MAX_TICKS = 4;
-/** So much is in the Queue: a minute until the next tick, a minute that listings may lag, and one. */
+/** So much is in the Queue: until the next tick, a minute that listings may lag, and one more. */
 const MINUTES_AHEAD = 3;
 /**
  * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare
@@ -36,13 +36,12 @@ const QUIET_SECONDS = 600;
 export async function tick(env) {
   const cx = open(env);
   const heads = await readHeads(cx);
-  const queue = await cx.kv.list(`queue:${cx.project}:`); // its first thousand items
+  const queue = await cx.kv.list(queuePrefix(cx.project)); // its first thousand items
   // A project at rest costs two listings a tick.
   if (!queue.keys.length && [...heads.values()].every(isFinal)) return { idle: true };
-  const memory = await recall(cx);
-  if (memory.isLocked) return { busy: true };
-  if (!queue.keys.length && memory.isQuiet) return { idle: true };
-  const { sent, pass } = memory;
+  const { isLocked, isQuiet, pass, sent } = await recall(cx);
+  if (isLocked) return { busy: true };
+  if (!queue.keys.length && isQuiet) return { idle: true };
   // A record and no lock: KV may show it too late. It keeps ticks apart that follow each other.
   await remember(cx, { until: Date.now() + 1000 * LOCK_SECONDS, sent });
   const next = { sent };
@@ -55,15 +54,14 @@ export async function tick(env) {
 
 /** `census` may have begun in a tick before; `next` is what the next tick is to know. */
 async function work(cx, heads, queue, census, next) {
-  const isCancelled = (batch) => heads.get(batch)?.intent === "cancel";
   const operations = () => cx.operations - cx.kv.left;
-
   await census.take(cx, queue, next.sent);
   const most = Math.max(0, Math.floor(cx.kv.left / 2 / OPERATIONS_A_LAPSE));
+  const isCancelled = (batch) => heads.get(batch)?.intent === "cancel";
   const lapsed = await takeUpLapsed(cx, census.lapsed.slice(0, most), isCancelled);
   if (census.cursor) {
     next.pass = census.rest;
-    return { counted: census.counted, lapsed, operations: operations() };
+    return { ticks: census.ticks, lapsed, operations: operations() };
   }
 
   const first = await firstItems(cx, queue, census);
@@ -79,80 +77,73 @@ async function work(cx, heads, queue, census, next) {
 }
 
 /** The keys of the items that are to be in the Queue: the first, with those that are missing. */
-async function firstItems(cx, queue, { ticks, inFlight, endedLately, lost }) {
+async function firstItems(cx, queue, { ticks, inFlight, endedLately, missing }) {
   const aTick = MINUTES_AHEAD * Math.max(cx.concurrency, endedLately);
   const ahead = Math.min(ITEMS_AN_OPERATION * cx.operations, aTick);
   const most = Math.max(0, Math.min(MAX_TICKS, ticks) * ahead - inFlight);
-  const items = [...lost];
+  const items = [...missing];
   let { keys, cursor } = queue;
   for (;;) {
     for (const { name } of keys) items.push(name);
-    if (!cursor || items.length >= lost.length + most) break;
-    ({ keys, cursor } = await cx.kv.list(`queue:${cx.project}:`, cursor));
+    if (!cursor || items.length >= missing.length + most) break;
+    ({ keys, cursor } = await cx.kv.list(queuePrefix(cx.project), cursor));
   }
   return items.sort().slice(0, most);
 }
 
-/** Those that were sent and are waiting, or were claimed so lately that a listing may have them. */
-function stillSent({ lagSeconds }, sent, first) {
-  const [listed, since] = [new Set(first), Date.now() - 3000 * lagSeconds];
-  return new Map([...sent].filter(([item, at]) => listed.has(item) || at > since));
+/**
+ * Of what was sent, that which waits still, or was claimed so lately that a listing may show it. A
+ * message that came to nothing for a whole lease is lost.
+ */
+function stillSent({ lagSeconds, leaseSeconds }, sent, first) {
+  const [listed, now] = [new Set(first), Date.now()];
+  const seconds = (item) => (listed.has(item) ? leaseSeconds : 3 * lagSeconds);
+  return new Map([...sent].filter(([item, at]) => at > now - 1000 * seconds(item)));
 }
 
 /** Send items to the consumer, each with a token to claim its page with. */
 async function send({ env, kv }, items) {
+  const message = (item) => ({ body: { item, claim: crypto.randomUUID() }, contentType: "json" });
   for (let at = 0; at < items.length; at += MESSAGES_A_SEND) {
-    const some = items.slice(at, at + MESSAGES_A_SEND);
     kv.left -= 1; // on the free plan they count together
-    await env.PAGES.sendBatch(
-      some.map((item) => ({ body: { item, claim: crypto.randomUUID() }, contentType: "json" })),
-    );
+    await env.PAGES.sendBatch(items.slice(at, at + MESSAGES_A_SEND).map(message));
   }
 }
 
 /** Bring batch records up to date: how many were written, and how many are left for later. */
 async function sumUp(cx, heads, { tallies, waiting }) {
-  let [snapshots, left] = [0, 0];
+  const done = { written: 0, later: 0, "as it is": 0 };
   for (const head of heads.values()) {
     const tally = tallies.get(head.id);
     if (!tally || (isFinal(head) && !tally.isOpen)) continue;
-    let saved = "later";
-    if (!waiting.has(head.id) && cx.kv.left >= OPERATIONS_A_SNAPSHOT) {
-      await addSuperseded(cx, head, tally);
-      saved = await saveSnapshot(cx, head, tally);
-    }
-    if (saved === "written") snapshots += 1;
-    if (saved === "later") left += 1;
+    const mayBe = !waiting.has(head.id) && cx.kv.left >= OPERATIONS_A_SNAPSHOT;
+    if (mayBe) await addSuperseded(cx, head, tally);
+    done[mayBe ? await saveSnapshot(cx, head, tally) : "later"] += 1;
   }
-  return { snapshots, left };
+  return { snapshots: done.written, left: done.later };
 }
 
 /** Pages that a later batch took over, as they were then. */
 async function addSuperseded({ kv, project }, head, tally) {
-  if (tally.seen >= head.pageCount) return;
-  for await (const { name, metadata } of kv.scan(`superseded:${project}:${head.id}:`)) {
-    const page = idOf(name);
-    if (page === undefined || tally.states?.has(page) || tally.seen >= head.pageCount) continue;
-    if (STATES.includes(metadata?.status)) tally.add(page, metadata);
-    else if (kv.left > 0) tally.add(page, small(object(await kv.get(name))));
-  }
+  if (tally.seen >= head.page_count) return;
+  for await (const { name, metadata } of kv.scan(`superseded:${project}:${head.id}:`))
+    if (tally.seen < head.page_count && STATES.includes(metadata?.status))
+      tally.add(idOf(name), metadata);
 }
 
 /**
  * What the tick before has left: what is in the Queue, by key, and since when; its census, if that
  * is not at its end; whether a tick is at work, or there was nothing to do.
  */
-async function recall({ kv, project, leaseSeconds }) {
+async function recall({ kv, project }) {
   const { until, quiet, pass, sent } = object(await kv.get(memoryKey(project)));
   const now = Date.now();
   const lasts = (at, seconds) => number(at) > now && at <= now + 1000 * seconds;
-  // A message that came to nothing for so long is lost.
-  const mayCome = ([, at]) => at > now - 1000 * leaseSeconds;
   return {
     isLocked: lasts(until, LOCK_SECONDS),
     isQuiet: lasts(quiet, QUIET_SECONDS),
     pass,
-    sent: new Map(Object.entries(object(sent)).filter(mayCome)),
+    sent: new Map(Object.entries(object(sent))),
   };
 }
 

@@ -167,7 +167,7 @@ class Cloud:
         pause: float = 0.1,
     ) -> None:
         """Wait for counts, ticking meanwhile as cron does."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not condition(counts := self.counts()):
             assert time.monotonic() < deadline, f"it did not happen in time: {counts}"
             if ticks:

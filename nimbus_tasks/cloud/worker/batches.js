@@ -136,14 +136,15 @@ export async function saveSnapshot(cx, head, tally) {
   if (head.intent === "upload" || said(told) === said(head)) return "as it is";
   if (isFresh(cx, tally.lastWaiting)) return "later";
   const key = batchKey(cx.project, head.id);
-  const { text: before, metadata } = await cx.kv.read(key);
-  const record = tally.states && parse(before);
+  let { text: value, metadata } = await cx.kv.read(key);
+  const record = tally.states && parse(value);
+  if (record) value = null; // of so many pages there is memory for one copy
   const read = isOurs(metadata) ? metadata : record;
   // Nobody can read it; its pages are worked on all the same.
   if (!read || (tally.states && !record)) return "as it is";
   if (!(await isAskedStill(cx, head, read))) return "later";
   const others = isOurs(metadata) ? metadata : { created: time(read.created) ?? "" };
-  const value = record ? JSON.stringify(withSnapshot(record, told, tally.states)) : before;
+  if (record) value = JSON.stringify(withSnapshot(record, told, tally.states));
   await cx.kv.put(key, value, known({ ...others, ...told }));
   return "written";
 }
@@ -154,9 +155,8 @@ async function isAskedStill(cx, { id, intent, page_count }, read) {
   return heads.every((one) => one?.intent === intent && one.page_count === page_count);
 }
 
-/** The record with the snapshot and the state of each page. */
+/** The record with the snapshot and the state of each page, which are put in in place. */
 function withSnapshot(record, { counts, average_time_ms = null, ...told }, states) {
-  // Page by page: of so many there is memory for one copy.
   const pages = object(record.pages);
   for (const page in pages)
     pages[page] = { ...object(pages[page]), status: states.get(page) ?? "uploaded" };

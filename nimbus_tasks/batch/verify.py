@@ -212,8 +212,8 @@ def _fault_of_item(
 ) -> str | None:
     """Why a queue item will not be worked on; ``None`` if it will be, or nobody can tell yet."""
     page_id = last_part(key)
-    if tx.lag_seconds and is_newer(key, iso_after(-tx.lag_seconds)):
-        return None  # what belongs to it may not be seen yet
+    if tx.memory_seconds and is_newer(key, iso_after(-tx.memory_seconds)):
+        return None  # what belongs to it may not be seen yet, or that it is gone
     if status is None:
         if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
             return None  # it is damaged, and its item is what it can be made anew from
@@ -312,6 +312,8 @@ def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
     status = tally.status(head.intent)
     if not head.is_final and not is_finished(status):
         return  # what it says of a batch at work is of a while ago
+    if not head.is_final and tx.lag_seconds and _is_at_work(tx, head.project_id):
+        return  # whoever did its last page is about to write it, or it is not seen yet
     record = tx.get(batch_key(head.project_id, head.batch_id))
     if record is None or not batches.is_readable(record):
         return  # said by _batches

@@ -20,24 +20,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from nimbus_tasks.cloud.init import worker_folder
 from nimbus_tasks.cloud.wrangler import (
     NEWER_ADVICE,
     WorkerConfig,
     find_wrangler,
+    kill_with_children,
     last_words,
     load_worker,
+    old_node,
 )
 from nimbus_tasks.command import (
-    EXIT_INTERRUPTED,
     check_int,
     check_seconds,
     command,
     project_root,
 )
-from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.project import (
     Project,
     load_project,
@@ -191,8 +191,10 @@ def _ask(url: str, seconds: float) -> None:
 
 
 def _ended(log: Path) -> UsageError:
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    said = without_secret(said, os.environ.get(TOKEN_VARIABLE))
+    log_text = log.read_text(encoding="utf-8", errors="replace")
+    if (error := old_node(log_text)) is not None:
+        return error
+    said = without_secret(last_words(log_text), os.environ.get(TOKEN_VARIABLE))
     return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
 
 
@@ -201,12 +203,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_with_children(process)
 
 
 @command(
@@ -242,8 +239,9 @@ def dev(
                 time.sleep(seconds)
     except KeyboardInterrupt:
         console.note("")  # behind the terminal's ^C
-        console.note("Stopped: the Worker runs no more; what is in its KV stays.")
-        raise Exit(code=EXIT_INTERRUPTED) from None
+        raise InterruptedByUserError(
+            "stopped: the Worker runs no more; what is in its KV stays"
+        ) from None
 
 
 def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:

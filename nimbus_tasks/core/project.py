@@ -185,8 +185,10 @@ def load_project(root: Path) -> Project:
             f"there is no project in {root} (no .nimbus/project-config.json)",
             advice="Make one with: invoke nimbus.init, or upload your first pages.",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", advice=_mending()) from error
     except NoJsonError as error:
         raise UsageError(f"{path} {error}", advice=_mending()) from error
     return _parse_config(root, path, config)

@@ -179,6 +179,18 @@ def test_a_project_id_that_may_not_stand_in_a_key_is_refused(
     assert error.value.exit_code == 2
 
 
+def test_a_configuration_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    path = config_path(tmp_path)
+    path.mkdir(parents=True)
+    with pytest.raises(UsageError) as error:
+        load_project(tmp_path)
+    assert error.value.message == f"cannot read {path}: Is a directory"
+    path.rmdir()
+    path.write_bytes(b'{"name": "\xe9"}')
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        load_project(tmp_path)
+
+
 def test_a_missing_project_id_is_refused(tmp_path: Path) -> None:
     write_config(tmp_path, {"name": "Shop"})
 

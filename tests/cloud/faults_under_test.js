@@ -230,6 +230,32 @@ const CASES = {
     const error = await new Kv({ put: refuse }, 10).put("a", "b").catch(String);
     return [tries, error.includes("413")];
   },
+  /** What KV refuses of one page keeps no other from its turn. */
+  async lapsed_and_refused() {
+    const here = world({ "status:p:page_1": claimed("c1", long), "status:p:page_2": claimed("c2", long), "batch:p:b": batch("run") });
+    const put = here.env.KV.put;
+    here.env.KV.put = async (name, value) => {
+      if (name === "status:p:page_1") throw new Error("KV PUT failed: 413 Value length exceeds limit");
+      return put(name, value);
+    };
+    const { lapsed } = await tick(here.env);
+    return [lapsed, state(here), here.data.get("status:p:page_2").status];
+  },
+  /** Somebody's fields leave no room: the page ends without them. */
+  async status_of_no_room() {
+    const here = world(inHand());
+    here.data.get("status:p:page_1").theirs = "x".repeat(26 * 1024 * 1024);
+    here.data.get("status:p:page_1").processing.host = "h";
+    await deliver(here.env, async () => ({ changes: 3 }));
+    const { theirs, result } = here.data.get("status:p:page_1");
+    return [theirs, result.changes, result.host];
+  },
+  /** What has more than an id under its prefix is no page. */
+  async keys_that_are_longer() {
+    const here = world({ "status:p:more:page_1": QUEUED, "batch:p:b": batch("run") });
+    await tick(here.env);
+    return here.sent.length;
+  },
   async throttled() {
     let tries = 0;
     const refuse = async () => {

@@ -7,13 +7,12 @@
  * or with `{error, code, retryAfter}`, seconds after which the page may be tried again.
  */
 
-import { isObject, iso, parse, toJson } from "./kv.js";
+import { isObject, isTooLarge, iso, parse, toJson } from "./kv.js";
 import { PageError } from "./page_error.js";
 import { usageFields } from "./records.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
-const MAX_BYTES = 25 * 1024 * 1024;
 const MAX_DEPTH = 200; // the tasks read no record that is nested more deeply (core/wire.py)
 
 export class Attempt {
@@ -127,7 +126,7 @@ function withOptimization(text, optimization) {
     "optimization" in page || !Object.keys(page).length
       ? toJson({ ...page, optimization })
       : `${text.trimEnd().slice(0, -1)},"optimization":${toJson(optimization)}}`;
-  if (joined.length > MAX_BYTES / 4 && new TextEncoder().encode(joined).length > MAX_BYTES)
+  if (isTooLarge(joined))
     throw new PageError("page and optimization are too large for the store", "too_large");
   return joined;
 }

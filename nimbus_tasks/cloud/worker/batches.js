@@ -6,7 +6,7 @@
  * the intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
  */
 
-import { STATES, batchKey, count, idOf, isFresh, known, object, text, time } from "./fields.js";
+import { STATES, batchKey, count, idUnder, isFresh, known, object, text, time } from "./fields.js";
 import { parse } from "./kv.js";
 
 const FINAL = ["completed", "partially_completed", "failed", "cancelled"];
@@ -24,7 +24,7 @@ export async function readHeads({ kv, project }, beginning = "") {
   const heads = new Map();
   const foreign = [];
   for await (const { name, metadata } of kv.scan(batchKey(project, beginning))) {
-    const batch = idOf(name);
+    const batch = idUnder(batchKey(project, ""), name);
     if (batch === undefined) continue;
     if (isOurs(metadata)) heads.set(batch, headOf(batch, metadata));
     else foreign.push(batch);
@@ -142,17 +142,13 @@ export async function saveSnapshot(cx, head, tally) {
   const read = isOurs(metadata) ? metadata : record;
   // Nobody can read it; its pages are worked on all the same.
   if (!read || (tally.states && !record)) return "as it is";
-  if (!(await isAskedStill(cx, head, read))) return "later";
   const others = isOurs(metadata) ? metadata : { created: time(read.created) ?? "" };
+  const before = headOf(head.id, read);
   if (record) value = JSON.stringify(withSnapshot(record, told, tally.states));
+  const isAsked = (one) => one?.intent === head.intent && one.page_count === head.page_count;
+  if (!isAsked(before) || !isAsked(await readHead(cx, head.id))) return "later";
   await cx.kv.put(key, value, known({ ...others, ...told }));
   return "written";
-}
-
-/** Whether the same is asked for the batch in what was read of it, and in what there is now. */
-async function isAskedStill(cx, { id, intent, page_count }, read) {
-  const heads = [headOf(id, read), await readHead(cx, id)];
-  return heads.every((one) => one?.intent === intent && one.page_count === page_count);
 }
 
 /** The record with the snapshot and the state of each page, which are put in in place. */

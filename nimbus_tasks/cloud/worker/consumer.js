@@ -14,7 +14,7 @@ import { Attempt } from "./attempt.js";
 import { isCancelled } from "./batches.js";
 import { open } from "./context.js";
 import { id, pageKey, queuePrefix, statusKey } from "./fields.js";
-import { isObject, iso, sleep } from "./kv.js";
+import { isObject, iso, sleep, unlessRefused } from "./kv.js";
 import { LATER, addToLog, claimPage, putInQueue, putStatus } from "./pages.js";
 import { asEnded, asQueued, held, withUsage } from "./records.js";
 
@@ -52,8 +52,11 @@ export async function bury({ messages }, env) {
   const words =
     "the Queue gave it up: every invocation that had it ended early (memory, CPU), or KV failed";
   for (const { body } of messages) {
-    const job = isMessage(cx, body) && (await claimPage(cx, body, (one) => isCancelled(cx, one)));
-    if (isObject(job)) await write(cx, job, new Attempt(job).failed(words, "worker_lost"), null);
+    if (!isMessage(cx, body)) continue;
+    await unlessRefused(async () => {
+      const job = await claimPage(cx, body, (batch) => isCancelled(cx, batch));
+      if (isObject(job)) await write(cx, job, new Attempt(job).failed(words, "worker_lost"), null);
+    });
   }
 }
 

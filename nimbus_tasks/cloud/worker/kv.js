@@ -3,6 +3,7 @@
 const KEYS_A_READ = 100; // a bulk read takes so many, and is one operation
 const PAUSES = [1100, 2000, 4000]; // KV takes one write a second for a key
 export const METADATA_BYTES = 1024;
+const VALUE_BYTES = 25 * 1024 * 1024;
 
 export class Kv {
   /** `operations` is what this invocation may spend. */
@@ -69,10 +70,22 @@ export class Kv {
       try {
         return await write();
       } catch (error) {
-        if (pause === null || /failed: 4(?!29)\d\d/.test(String(error))) throw error;
+        if (pause === null || isRefusal(error)) throw error;
         await sleep(pause);
       }
     }
+  }
+}
+
+const isRefusal = (error) => /failed: 4(?!29)\d\d/.test(String(error));
+
+/** What `work` returns; nothing where KV refuses for good what it writes: the others go on. */
+export async function unlessRefused(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    console.error(JSON.stringify({ refused: String(error) }));
   }
 }
 
@@ -89,6 +102,10 @@ function stamped(metadata) {
 /** JSON that Python reads as well: half a surrogate pair is no text there. */
 export const toJson = (value) =>
   JSON.stringify(value, (_, part) => (typeof part === "string" ? part.toWellFormed() : part));
+
+/** Whether KV takes no value that long. */
+export const isTooLarge = (text) =>
+  text.length > VALUE_BYTES / 4 && new TextEncoder().encode(text).length > VALUE_BYTES;
 
 export function parse(text) {
   try {

@@ -4,8 +4,16 @@
  */
 
 import { count, id, idOf, isEarly, logsKey, object, queueKey, statusKey } from "./fields.js";
-import { iso, toJson } from "./kv.js";
-import { asCancelled, asClaimed, asLost, asQueued, hasLapsed, small } from "./records.js";
+import { isTooLarge, iso, toJson, unlessRefused } from "./kv.js";
+import {
+  asCancelled,
+  asClaimed,
+  asLost,
+  asQueued,
+  hasLapsed,
+  ownFields,
+  small,
+} from "./records.js";
 
 /** A page whose holders vanished this often is what makes them vanish: it fails. */
 const MAX_LAPSES = 3;
@@ -52,28 +60,29 @@ function isMeant({ project }, item, page, status) {
   return [null, item].includes(queueKey(project, page, object(status.queued)));
 }
 
-/**
- * Queue pages again whose claim has lapsed, if it still has; fail those that have lapsed too often.
- * Returns how many.
- */
+/** Take up those of the pages whose claim has lapsed, if it still has; how many they are. */
 export async function takeUpLapsed(cx, pages, isCancelled) {
-  const now = iso();
   let taken = 0;
   for (const page of pages) {
     const status = object(await cx.kv.get(statusKey(cx.project, page)));
-    if (!hasLapsed(small(status), now)) continue;
+    if (!hasLapsed(small(status), iso())) continue;
+    await unlessRefused(() => takeUp(cx, page, status, isCancelled(status.batch_id)));
     taken += 1;
-    const lapses = (count(status.lapses) ?? 0) + 1;
-    const next = { ...status, lapses };
-    const lost = `${MAX_LAPSES} workers vanished while they had this page`;
-    if (lapses >= MAX_LAPSES) await putStatus(cx, page, asLost(next, lost));
-    else if (isCancelled(status.batch_id)) await putStatus(cx, page, asCancelled(next));
-    else await putInQueue(cx, page, asQueued(next));
-    const message = `The worker of attempt ${status.attempts} has not been heard of`;
-    const data = { attempt: status.attempts, batch_id: status.batch_id, lapses };
-    await addToLog(cx, page, [{ timestamp: now, level: "warning", step: "lease", message, data }]);
   }
   return taken;
+}
+
+/** Queue a page again whose claim has lapsed, or fail it where that was so too often. */
+async function takeUp(cx, page, status, isOff) {
+  const lapses = (count(status.lapses) ?? 0) + 1;
+  const next = { ...status, lapses };
+  const lost = `${MAX_LAPSES} workers vanished while they had this page`;
+  if (lapses >= MAX_LAPSES) await putStatus(cx, page, asLost(next, lost));
+  else if (isOff) await putStatus(cx, page, asCancelled(next));
+  else await putInQueue(cx, page, asQueued(next));
+  const message = `The worker of attempt ${status.attempts} has not been heard of`;
+  const data = { attempt: status.attempts, batch_id: status.batch_id, lapses };
+  await addToLog(cx, page, [{ timestamp: iso(), level: "warning", step: "lease", message, data }]);
 }
 
 /** Write the status of a page that was made a queued one, and its item. */
@@ -85,7 +94,9 @@ export async function putInQueue(cx, page, status) {
 }
 
 export async function putStatus(cx, page, status) {
-  await cx.kv.put(statusKey(cx.project, page), status, small(status));
+  const text = toJson(status);
+  const value = isTooLarge(text) ? ownFields(status) : text;
+  await cx.kv.put(statusKey(cx.project, page), value, small(status));
 }
 
 /** Add entries at the end of a page's log: `{timestamp, level, step, message, data}`. */
@@ -98,5 +109,7 @@ export async function addToLog({ kv, project }, page, added) {
     entries = entries.slice(entries.length >> 1); // the oldest go: the page has to end
     text = toJson({ ...record, entries });
   }
+  // What somebody else has put beside them leaves no room.
+  if (text.length > LOG_CHARACTERS) text = toJson({ page_id: page, entries });
   await kv.put(key, text, { entries: entries.length });
 }

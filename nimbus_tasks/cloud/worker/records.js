@@ -12,6 +12,10 @@ const [PATH_BYTES, ERROR_BYTES, STEP_BYTES, CODE_BYTES] = [220, 260, 120, 60];
 /** A claim of a writer that knows no leases counts as given up when so long nothing came of it. */
 const LEASELESS_MS = 600_000;
 const LONGEST_LEASE_MS = 3_600_000;
+const RECORD_FIELDS = (
+  "status batch_id updated attempts path uploaded superseded_by lapses spent " +
+  "queued processing result error"
+).split(" ");
 /** The part of a record that goes with its state, and the fields of all parts. */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
 const PART_FIELDS = (
@@ -109,6 +113,16 @@ export function usageFields(given) {
 function unknownOf(status) {
   const part = object(status[PARTS[status.status]]);
   return Object.fromEntries(Object.entries(part).filter(([name]) => !PART_FIELDS.includes(name)));
+}
+
+/** The record without what others have put into it: there is no room for that. */
+export function ownFields(status) {
+  const pick = (fields, names) =>
+    Object.fromEntries(Object.entries(object(fields)).filter(([name]) => names.includes(name)));
+  const own = pick(status, RECORD_FIELDS);
+  for (const part of Object.values(PARTS))
+    if (part in own) own[part] = pick(own[part], PART_FIELDS);
+  return own;
 }
 
 // --- who holds a page ---

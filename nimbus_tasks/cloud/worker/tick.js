@@ -13,7 +13,8 @@
 import { isFinal, readHeads, saveSnapshot } from "./batches.js";
 import { Census } from "./census.js";
 import { open } from "./context.js";
-import { STATES, idOf, number, object, queuePrefix } from "./fields.js";
+import { STATES, idUnder, number, object, queuePrefix } from "./fields.js";
+import { unlessRefused } from "./kv.js";
 import { takeUpLapsed } from "./pages.js";
 
 const OPERATIONS_A_LAPSE = 5; // status, item, log, and two reads
@@ -118,7 +119,8 @@ async function sumUp(cx, heads, { tallies, waiting }) {
     if (!tally || (isFinal(head) && !tally.isOpen)) continue;
     const mayBe = !waiting.has(head.id) && cx.kv.left >= OPERATIONS_A_SNAPSHOT;
     if (mayBe) await addSuperseded(cx, head, tally);
-    done[mayBe ? await saveSnapshot(cx, head, tally) : "later"] += 1;
+    const save = () => (mayBe ? saveSnapshot(cx, head, tally) : "later");
+    done[(await unlessRefused(save)) ?? "as it is"] += 1;
   }
   return { snapshots: done.written, left: done.later };
 }
@@ -126,9 +128,12 @@ async function sumUp(cx, heads, { tallies, waiting }) {
 /** Pages that a later batch took over, as they were then. */
 async function addSuperseded({ kv, project }, head, tally) {
   if (tally.seen >= head.page_count) return;
-  for await (const { name, metadata } of kv.scan(`superseded:${project}:${head.id}:`))
-    if (tally.seen < head.page_count && STATES.includes(metadata?.status))
-      tally.add(idOf(name), metadata);
+  const prefix = `superseded:${project}:${head.id}:`;
+  for await (const { name, metadata } of kv.scan(prefix)) {
+    const page = idUnder(prefix, name);
+    if (page && tally.seen < head.page_count && STATES.includes(metadata?.status))
+      tally.add(page, metadata);
+  }
 }
 
 /**

@@ -52,6 +52,11 @@ def write_maps(folder: Path, count: int) -> None:
         write_map(folder, f"page-{number:03d}.json", a_map(f"dist/page-{number:03d}.html"))
 
 
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(child.name for child in folder.iterdir())
+
+
 def upload(project: Project, store: Store, folder: Path, **options: Any) -> Uploaded:
     """Check a folder and send it."""
     checked = check_folder(folder, project.project_id)
@@ -146,6 +151,33 @@ def invoke(
         timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
+
+
+def start(root: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The same in the background, with what it prints in pipes; whoever starts it ends it."""
+    return subprocess.Popen(
+        invoke_command(root, *arguments),
+        cwd=root,
+        env=environment_for(**environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def python(code: str) -> str:
+    """What Python prints that runs ``code`` in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment_for(),
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    return ran.stdout
 
 
 def invoke_command(root: Path, *arguments: str) -> list[str]:

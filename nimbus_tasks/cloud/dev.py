@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -26,7 +25,6 @@ from nimbus_tasks.cloud.wrangler import (
     NEWER_ADVICE,
     WorkerConfig,
     find_wrangler,
-    kill_with_children,
     last_words,
     load_worker,
     old_node,
@@ -37,7 +35,9 @@ from nimbus_tasks.command import (
     command,
     project_root,
 )
+from nimbus_tasks.core.advice import shell_quoted
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
+from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.project import (
     Project,
     load_project,
@@ -108,7 +108,7 @@ def running(
             stderr=subprocess.STDOUT,
             env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
             # Ctrl-C is for us alone: we end it, when the tick in hand has ended.
-            start_new_session=True,
+            **in_own_group(),
         )
     try:
         address = _address_when_ready(process, log)
@@ -200,10 +200,12 @@ def _ended(log: Path) -> UsageError:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """It ends its own processes when asked; what is left of its group is killed."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    kill_with_children(process)
+    if sys.platform != "win32":  # where it would be killed, and its own processes live on
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    kill_group(process)
+    process.wait()
 
 
 @command(
@@ -245,11 +247,14 @@ def dev(
 
 
 def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:
-    style = console.style
+    style, config = console.style, path_here(local.config)
+    setting = f"export NIMBUS_CONFIG={shell_quoted(config)}"
+    if os.name == "nt":  # where quotes would be a part of the value
+        setting = f"set NIMBUS_CONFIG={config}"
     console.say(
         f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
         "   in another terminal:",
-        f"   export NIMBUS_CONFIG={shlex.quote(path_here(local.config))}",
+        f"   {setting}",
         "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
         style.dim(f"   Ctrl-C ends it; its log: {path_here(local.log)}"),
     )

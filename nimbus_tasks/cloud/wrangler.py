@@ -6,16 +6,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.wire import mapping_field
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
@@ -167,7 +165,7 @@ def run_wrangler(
             encoding="utf-8",
             errors="replace",
             env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
-            start_new_session=True,  # to be ended with all that it has started
+            **in_own_group(),  # to be ended with all that it has started
         )
     except OSError as error:
         raise UsageError(
@@ -182,7 +180,8 @@ def run_wrangler(
                 advice=f"See what holds it up, by hand: npx {what}",
             ) from None
         finally:
-            kill_with_children(process)
+            kill_group(process)
+            process.wait()
     said = _ESCAPES.sub("", said)
     for hidden in (secret, os.environ.get(TOKEN_VARIABLE)):
         said = without_secret(said, hidden)
@@ -204,16 +203,6 @@ def old_node(said: str) -> UsageError | None:
     if not _OLD_NODE.search(said):
         return None
     return UsageError(last_words(said), advice="Get one from https://nodejs.org.")
-
-
-def kill_with_children(process: subprocess.Popen[Any]) -> None:
-    """Kill what is left of a process and of all that it has started, in its session."""
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def last_words(said: str) -> str:

@@ -26,8 +26,10 @@ STORES = ("sqlite", "cloudflare")
 QUEUES = ("keys", "document", "cloudflare-queues")
 #: Those of :attr:`Project.engine` that are a Worker.
 WORKER_ENGINES = ("cloudflare", "dev")
-#: What file systems without hard links answer.
-_NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
+#: What file systems without hard links answer; EINVAL is what Windows does of FAT.
+_NO_HARD_LINKS = frozenset(
+    (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+)
 #: Nobody writes a report for so long.
 _ABANDONED_SECONDS = 3600.0
 

@@ -171,7 +171,8 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
     if not stream.isatty():
         return fallback
     size = shutil.get_terminal_size(fallback)
-    return max(20, size.columns), max(4, size.lines)
+    # Python 3.10 gives the 0 of a terminal that does not know its size as it is.
+    return max(20, size.columns or fallback[0]), max(4, size.lines or fallback[1])
 
 
 def can_redraw(stream: TextIO) -> bool:

@@ -44,7 +44,7 @@ def findings(project: Project) -> list[str]:
 
 def pass_two_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what verify itself takes for new."""
-    later = "nimbus_tasks.batch.verify.iso_after"
+    later = "nimbus_tasks.batch.verify.checks.iso_after"
     monkeypatch.setattr(later, lambda seconds: iso_after(seconds + 121))
 
 

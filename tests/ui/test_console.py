@@ -267,6 +267,18 @@ def test_a_terminal_that_is_no_size_at_all_still_has_some_room(
     assert terminal_size(FakeTerminal()) == (20, 4)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_a_terminal_that_does_not_know_its_size_has_that_of_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb"), os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "__stdout__", terminal)
+        assert terminal_size(terminal) == (DEFAULT_COLUMNS, 24)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
 def test_json_is_ascii_without_controls_and_the_same_everywhere(
     monkeypatch: pytest.MonkeyPatch, encoding: str

@@ -23,8 +23,8 @@ export const LATER = "later";
 
 /**
  * Claim the page of a queue item, for a message that is known by `claim`. Returns its job, also
- * where the message has the page already; LATER; or nothing, where there is nothing to do. Pages of a
- * cancelled batch become cancelled; an item that no queued page stands behind is removed. Cut off
+ * where the message has the page already; LATER; or nothing, where there is nothing to do. Pages of
+ * a cancelled batch become cancelled; an item that no queued page stands behind is removed. Cut off
  * between status and item, the item is such a one.
  */
 export async function claimPage(cx, { item, claim }, isCancelled) {

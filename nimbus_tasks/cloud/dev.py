@@ -95,7 +95,7 @@ def running(
         "--persist-to=.wrangler/state",
         # What is read here is never old, and a key can be written at any time.
         "--var=LAG_SECONDS:0",
-        "--var=WRITE_SECONDS:0.2",
+        "--var=WRITE_SECONDS:0.05",
     )
     log.touch(mode=0o600)  # it may say what the Worker prints
     log.chmod(0o600)

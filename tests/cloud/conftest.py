@@ -167,7 +167,7 @@ class Cloud:
         pause: float = 0.1,
     ) -> None:
         """Wait for counts, ticking meanwhile as cron does."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not condition(counts := self.counts()):
             assert time.monotonic() < deadline, f"it did not happen in time: {counts}"
             if ticks:
@@ -186,25 +186,15 @@ class Cloud:
             found = [json.loads(e.value) for e in store.get_many(keys).values()]
         return {status["path"]: status for status in found}
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """What the messages of the pages in hand say."""
+    def messages(self) -> list[dict[str, str]]:
+        """Messages of a tick for all that is in the queue, in its order."""
         with self.open() as store:
-            keys = [info.key for info in store.scan(f"status:{self.project.project_id}:")]
-            found = {
-                k.rpartition(":")[2]: json.loads(e.value) for k, e in store.get_many(keys).items()
-            }
-        return [
-            {
-                "page_id": page_id,
-                "batch_id": status["batch_id"],
-                "attempt": status["attempts"],
-                "claim": status["processing"]["claim"],
-                "claimed": status["processing"]["started"],
-                "lease": status["processing"]["lease"],
-            }
-            for page_id, status in found.items()
-            if status["status"] == "processing"
-        ]
+            items = [info.key for info in store.scan(f"queue:{self.project.project_id}:")]
+        return [{"item": item, "claim": f"claim-{n}"} for n, item in enumerate(items)]
+
+    def in_hand(self, count: int) -> None:
+        """Wait until so many pages are claimed, and no more."""
+        self.until(lambda counts: counts.get("processing") == count, ticks=False)
 
     def verified(self) -> list[dict[str, Any]]:
         """What ``verify`` finds from another machine."""

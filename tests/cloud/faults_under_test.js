@@ -25,10 +25,6 @@ const claimed = (claim, lease) => ({
   processing: { started: long, current_step: null, progress: 0, claim, lease },
 });
 const batch = (intent) => ({ status: "processing", intent, created: long, page_count: 1, counts: {}, pages: { page_1: {} } });
-const job = (claim = "c1") => ({
-  ...{ page_id: "page_1", batch_id: "b", attempt: 1, claim, claimed: long },
-  lease: iso(Date.now() + LEASE),
-});
 
 /** A KV of those values, and an environment on it; `sent` and `puts` are what was done. */
 function world(values, vars = {}) {
@@ -50,8 +46,8 @@ function world(values, vars = {}) {
   return { data, sent, puts, env };
 }
 
-/** Deliver a job to a processor; what became of the message. */
-async function deliver(env, processor, attempts = 1, body = job()) {
+/** Deliver a message to a processor; what became of it. */
+async function deliver(env, processor, attempts = 1, body = { item: key(1), claim: "c1" }) {
   let end;
   const message = { body, attempts, ack: () => (end = "ack"), retry: ({ delaySeconds }) => (end = delaySeconds) };
   await consume({ messages: [message] }, env, processor);
@@ -113,7 +109,7 @@ const CASES = {
   },
   async tick_at_work() {
     const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run") });
-    here.data.set("cloud:p:tick", { until: Date.now() + 100_000, handed: {} });
+    here.data.set("cloud:p:tick", { until: Date.now() + 100_000, sent: {} });
     return [await tick(here.env), here.sent.length];
   },
   /** An item is seen before its page's status, which still says what was before. */
@@ -139,7 +135,7 @@ const CASES = {
   /** A cancel comes between the listing of the batches and the snapshot. */
   async cancelled_meanwhile() {
     const here = world({ "batch:p:b": batch("cancel") });
-    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const head = { id: "b", status: "processing", intent: "run", page_count: 1, counts: {} };
     const tally = new Tally({ states: new Map() });
     tally.add("page_1", { status: "done", updated: long });
     const said = await saveSnapshot(open(here.env), head, tally);
@@ -150,7 +146,7 @@ const CASES = {
     const here = world({ "batch:p:b": batch("cancel") });
     const early = { value: JSON.stringify(batch("run")), metadata: batch("run") };
     here.env.KV.getWithMetadata = async () => early;
-    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const head = { id: "b", status: "processing", intent: "run", page_count: 1, counts: {} };
     const tally = new Tally({ states: new Map() });
     tally.add("page_1", { status: "done", updated: long });
     return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];
@@ -164,11 +160,38 @@ const CASES = {
     const { until } = here.data.get("cloud:p:tick");
     return [60, 120].map((seconds) => until > Date.now() + 1000 * seconds);
   },
-  /** A claimed page that came again before it was begun, of a batch that is cancelled by now. */
+  /** A page that is in hand stays so, though its message comes again when its batch is cancelled. */
   async cancelled_between_deliveries() {
     const here = world(inHand({ "batch:p:b": batch("cancel") }));
     await deliver(here.env, async () => ({}), 2);
     return state(here);
+  },
+  /** Somebody else has the page; or it ended, and was queued by another item since. */
+  async messages_that_are_over() {
+    const ends = [];
+    for (const more of [{ claim: "c2" }, { item: key(1).replace(":05:", ":02:") }]) {
+      const values = more.claim ? inHand() : inHand({ "status:p:page_1": QUEUED });
+      const here = world({ ...values, [key(1)]: {} });
+      const before = here.data.get("status:p:page_1");
+      const end = await deliver(here.env, failing, 1, { item: key(1), claim: "c1", ...more });
+      ends.push(end, here.data.get("status:p:page_1") === before, here.data.has(key(1)));
+    }
+    return ends;
+  },
+  /** The invocation that had it ended after the claim, and before the item was removed. */
+  async claim_cut_off() {
+    const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run"), "page:p:page_1": {} });
+    const remove = here.env.KV.delete;
+    here.env.KV.delete = async () => Promise.reject(new Error("KV DELETE failed: 400"));
+    const first = await deliver(here.env, failing);
+    here.env.KV.delete = remove;
+    const claimed = state(here);
+    await deliver(here.env, async () => ({}), 2);
+    const { attempts } = here.data.get("status:p:page_1");
+    here.data.set("cloud:p:tick", {});
+    await tick(here.env);
+    await deliver(here.env, failing, 1, here.sent[0].body);
+    return [first, claimed, state(here), attempts, here.data.has(key(1))];
   },
   /** What a later batch took over stays in this one, as it was then. */
   async taken_over() {
@@ -188,11 +211,12 @@ const CASES = {
     const writes = {};
     for (const operations of ["50", "1000"]) {
       const here = world(inHand(), { OPERATIONS: operations, WRITE_SECONDS: "0.01" });
+      here.data.get("status:p:page_1").processing.started = iso();
       await deliver(here.env, async (_, __, progress) => {
         progress("ask", 10);
         await new Promise((done) => setTimeout(done, 200));
         return {};
-      }, 1, { ...job(), claimed: iso() });
+      });
       writes[operations] = here.puts.filter((name) => name.startsWith("status:")).length;
     }
     return writes;
@@ -205,6 +229,32 @@ const CASES = {
     };
     const error = await new Kv({ put: refuse }, 10).put("a", "b").catch(String);
     return [tries, error.includes("413")];
+  },
+  /** What KV refuses of one page keeps no other from its turn. */
+  async lapsed_and_refused() {
+    const here = world({ "status:p:page_1": claimed("c1", long), "status:p:page_2": claimed("c2", long), "batch:p:b": batch("run") });
+    const put = here.env.KV.put;
+    here.env.KV.put = async (name, value) => {
+      if (name === "status:p:page_1") throw new Error("KV PUT failed: 413 Value length exceeds limit");
+      return put(name, value);
+    };
+    const { lapsed } = await tick(here.env);
+    return [lapsed, state(here), here.data.get("status:p:page_2").status];
+  },
+  /** Somebody's fields leave no room: the page ends without them. */
+  async status_of_no_room() {
+    const here = world(inHand());
+    here.data.get("status:p:page_1").theirs = "x".repeat(26 * 1024 * 1024);
+    here.data.get("status:p:page_1").processing.host = "h";
+    await deliver(here.env, async () => ({ changes: 3 }));
+    const { theirs, result } = here.data.get("status:p:page_1");
+    return [theirs, result.changes, result.host];
+  },
+  /** What has more than an id under its prefix is no page. */
+  async keys_that_are_longer() {
+    const here = world({ "status:p:more:page_1": QUEUED, "batch:p:b": batch("run") });
+    await tick(here.env);
+    return here.sent.length;
   },
   async throttled() {
     let tries = 0;

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 
 const [folder] = process.argv.slice(2);
 const records = await import(`${folder}/records.js`);
+const { queueKey } = await import(`${folder}/fields.js`);
 const { batchStatus } = await import(`${folder}/batches.js`);
 const { checkedAnswer } = await import(`${folder}/processors/llm.js`);
 const cases = JSON.parse(readFileSync(0, "utf8"));
@@ -16,8 +17,7 @@ process.stdout.write(
     statuses: cases.statuses.map((status) => ({
       small: records.small(status),
       lapsed: records.hasLapsed(records.small(status), cases.now),
-      item: records.queueItem("p", "page_1", status).key,
-      place: records.queueKey("p", "page_1", status.queued ?? {}),
+      place: queueKey("p", "page_1", status.queued ?? {}),
       claimed: records.asClaimed(status, by),
       done: records.asEnded(records.asClaimed(status, by), {
         ...outcome,

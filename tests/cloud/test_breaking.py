@@ -68,17 +68,14 @@ def test_statuses_that_are_rubbish_stop_nobody(cloud: Cloud) -> None:
 
 
 def test_a_status_of_no_time_does_not_take_its_page_away(cloud: Cloud) -> None:
-    cloud.set(hold=True)
     cloud.upload([ONE])
-    cloud.tick()
-    [job] = cloud.jobs()
-    key = f"status:{cloud.project.project_id}:{job['page_id']}"
+    key = f"status:{cloud.project.project_id}:{page_of(cloud)}"
     with cloud.open() as store:
         entry = store.get(key)
-        value = json.loads(entry.value) | {"status": "queued", "updated": "yesterday"}
+        value = json.loads(entry.value) | {"updated": "yesterday"}
         store.put(key, json.dumps(value), {**entry.metadata, "updated": "yesterday"})
-    cloud.send(job)
-    cloud.until(lambda counts: counts == {"done": 1}, ticks=False)
+    cloud.until_ended()
+    assert cloud.counts() == {"done": 1}
 
 
 @pytest.mark.parametrize("metadata", [{"batch_id": "b", "theirs": "x" * 980}, {}])
@@ -99,10 +96,12 @@ def test_messages_that_are_none_are_let_go(cloud: Cloud) -> None:
     """And change no page, whatever they name."""
     cloud.set(hold=True)
     cloud.upload([ONE])
-    page = {"page_id": page_of(cloud)}
-    rubbish: list[Any] = [{}, page, {"page_id": 5}, {"claim": "x"}, {"claim": [5, "status:x"]}]
-    whole = page | {"batch_id": "b", "claim": "c", "claimed": 1, "lease": "never", "attempt": 1.5}
-    cloud.send(*rubbish, whole, page | {"page_id": "../" * 200})
+    project, page = cloud.project.project_id, page_of(cloud)
+    claim, [message] = {"claim": "c"}, cloud.messages()
+    rubbish: list[Any] = [{}, claim, {"item": 5, **claim}, {"item": "queue:", **claim}]
+    rubbish += [{"item": f"{place}:{project}:{page}", **claim} for place in ("status", "queue")]
+    rubbish += [{**message, "claim": "../" * 200}, {"claim": [message["item"]]}]
+    cloud.send(*rubbish, {"item": f"queue:other:{page}", **claim})
     cloud.set()
     assert cloud.counts() == {"queued": 1}
     cloud.until_ended()
@@ -135,14 +134,18 @@ def test_a_processor_that_empties_the_page_empties_its_copy(cloud: Cloud) -> Non
     assert (stored["source_path"], stored["optimization"]) == (ONE, {"mine": True})
 
 
-def test_claimed_pages_that_nobody_has_begun_are_cancelled(cloud: Cloud) -> None:
-    """Where a tick has not seen the cancel yet: 5,000 of them would cost a person money."""
-    cloud.set(hold=True)
-    cloud.upload([ONE, "dist/b.html"])
-    cloud.tick()
-    jobs = cloud.jobs()
-    cloud.run("nimbus.batch.cancel", "--batch=latest")
-    cloud.send(*jobs)
+def test_pages_whose_messages_wait_are_cancelled(cloud: Cloud) -> None:
+    """Also where a consumer has them that sees the cancel before the pages: they cost money."""
+    batch = cloud.upload([ONE, "dist/b.html"])
+    messages = cloud.messages()
+    with cloud.open() as store:
+        entry = store.get(f"batch:{cloud.project.project_id}:{batch}")
+        value = json.loads(entry.value) | {"intent": "cancel"}
+        store.put(entry.key, json.dumps(value), {**entry.metadata, "intent": "cancel"})
+    cloud.send(messages[0])
+    cloud.until(lambda counts: counts == {"cancelled": 1, "queued": 1}, ticks=False)
+    cloud.run("nimbus.batch.cancel", f"--batch={batch}")
+    cloud.send(messages[1])
     cloud.until(lambda counts: counts == {"cancelled": 2}, ticks=False)
     assert not cloud.service.asked
     cloud.tick()
@@ -159,7 +162,7 @@ def test_settings_that_are_no_numbers_count_as_left_out(cloud: Cloud) -> None:
 
 def test_what_a_tick_remembers_may_be_rubbish(cloud: Cloud) -> None:
     key = f"cloud:{cloud.project.project_id}:tick"
-    rubbish = {"until": 1e17, "quiet": 1e17, "handed": {"a": "b"}, "pass": {"cursor": "no"}}
+    rubbish = {"until": 1e17, "quiet": 1e17, "sent": {"a": "b"}, "pass": {"cursor": "no"}}
     cloud.upload([ONE])
     with cloud.open() as store:
         store.put(key, json.dumps(rubbish), None)
@@ -195,7 +198,7 @@ def test_an_upload_that_nobody_goes_on_with_costs_nothing(cloud: Cloud) -> None:
     cloud.tick()
     assert cloud.tick() == {"idle": True}
     cloud.upload(["dist/other.html"])  # what is queued is seen at once
-    assert cloud.tick()["claimed"] == 1
+    assert cloud.tick()["sent"] == 1
 
 
 def test_batches_without_metadata_are_read_a_few_a_tick(cloud: Cloud) -> None:

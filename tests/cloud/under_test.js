@@ -3,12 +3,14 @@
  *
  * A tick is for the project that the cron expression names; its messages carry that name. What a
  * test sets under `test:{project}` takes the place of vars. Every operation on KV and the Queue is
- * counted; GET /counts?project= tells. `lose` are paths of pages whose messages end in nothing, and
+ * counted; GET /counts?project= tells. `lose` are paths of pages of which nothing is heard after the claim, and
  * `kill` of those that end their whole invocation; `hold` keeps all messages from the Queue. With
  * `odd` the processor is one that no service could be.
  */
 
 import { bury, consume } from "./consumer.js";
+import { open } from "./context.js";
+import { claimPage } from "./pages.js";
 import process from "./processor.js";
 import llm from "./processors/llm.js";
 import { tick } from "./tick.js";
@@ -51,8 +53,8 @@ async function environment(env, project) {
 }
 
 async function isAmong(env, project, paths, body) {
-  if (!paths?.length || !body.page_id) return false;
-  const page = JSON.parse(await env.KV.get(`page:${project}:${body.page_id}`));
+  if (!paths?.length) return false;
+  const page = JSON.parse(await env.KV.get(`page:${project}:${body.item.split(":").at(-1)}`));
   return paths.includes(page.source_path);
 }
 
@@ -74,7 +76,9 @@ export default {
       for (const message of messages) {
         if (await isAmong(env, project, theirs.kill, message.body))
           throw new Error("the invocation has ended");
-        if (!(await isAmong(env, project, theirs.lose, message.body))) kept.push(message);
+        if (await isAmong(env, project, theirs.lose, message.body))
+          await claimPage(open(theirs), message.body, () => false);
+        else kept.push(message);
       }
       await consume({ messages: kept }, theirs, ODD[theirs.odd] ?? (theirs.LLM_URL ? llm : process));
     }

@@ -2,33 +2,15 @@
  * Batches: what their pages add up to, and the snapshot of it in the batch record. What
  * lifecycle.py and batch_records.py of nimbus_tasks/core have in Python.
  *
- * A head is a batch record without its pages: `{id, status, intent, pageCount, counts}`, of which
+ * A head is a batch record without its pages: `{id, status, intent, page_count, counts}`, of which
  * the intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
  */
 
-import { isObject, iso } from "./kv.js";
-import {
-  ENDED,
-  STATES,
-  batchKey,
-  clip,
-  count,
-  idOf,
-  known,
-  object,
-  text,
-  time,
-} from "./records.js";
+import { STATES, batchKey, count, idUnder, isFresh, known, object, text, time } from "./fields.js";
+import { parse } from "./kv.js";
 
 const FINAL = ["completed", "partially_completed", "failed", "cancelled"];
 const INTENTS = ["upload", "run", "retry", "cancel"];
-const INTENT_OF_STATUS = new Map([
-  ["uploading", "upload"],
-  ["retrying", "retry"],
-  ["cancelling", "cancel"],
-  ["cancelled", "cancel"],
-]);
-const REASON_BYTES = 260;
 /** Of so many pages a tick has the states at hand, and their record: half of its 128 MB. */
 export const PAGES_HELD = 100_000;
 /** Records of writers that leave no metadata are read whole; older ones than these are not. */
@@ -37,12 +19,12 @@ const FOREIGN_READ = 20;
 /** Whether nothing changes the batch unasked. */
 export const isFinal = (head) => FINAL.includes(head.status);
 
-/** The heads of the project's batches, by id. */
-export async function readHeads({ kv, project }) {
+/** The heads of the project's batches, or of those whose ids begin so, by id. */
+export async function readHeads({ kv, project }, beginning = "") {
   const heads = new Map();
   const foreign = [];
-  for await (const { name, metadata } of kv.scan(batchKey(project, ""))) {
-    const batch = idOf(name);
+  for await (const { name, metadata } of kv.scan(batchKey(project, beginning))) {
+    const batch = idUnder(batchKey(project, ""), name);
     if (batch === undefined) continue;
     if (isOurs(metadata)) heads.set(batch, headOf(batch, metadata));
     else foreign.push(batch);
@@ -52,15 +34,11 @@ export async function readHeads({ kv, project }) {
   return heads;
 }
 
+/** The head of a batch as it is now; it costs a listing, since the record may have 25 MB. */
+const readHead = async (cx, batch) => (await readHeads(cx, batch)).get(batch);
+
 /** Whether a cancel has been asked for a batch. */
 export const isCancelled = async (cx, batch) => (await readHead(cx, batch))?.intent === "cancel";
-
-/** The head of a batch as it is now; it costs a listing, since the record may have 25 MB. */
-async function readHead({ kv, project }, batch) {
-  const key = batchKey(project, batch);
-  const found = (await kv.list(key)).keys.find(({ name }) => name === key);
-  return found && headOf(batch, isOurs(found.metadata) ? found.metadata : await kv.get(key));
-}
 
 const isOurs = (metadata) =>
   INTENTS.includes(metadata?.intent) && count(metadata.page_count) !== undefined;
@@ -73,8 +51,9 @@ function headOf(batch, from) {
   return {
     id: batch,
     status,
-    intent: INTENTS.includes(value.intent) ? value.intent : (INTENT_OF_STATUS.get(status) ?? "run"),
-    pageCount: count(value.page_count) ?? Object.keys(object(value.pages)).length,
+    // A writer that does not say what was asked for says that it is uploading, cancelled, …
+    intent: INTENTS.find((one) => (text(value.intent) ?? status).startsWith(one)) ?? "run",
+    page_count: count(value.page_count) ?? Object.keys(object(value.pages)).length,
     counts: Object.fromEntries(STATES.map((state) => [state, count(given[state]) ?? 0])),
   };
 }
@@ -94,46 +73,47 @@ export class Tally {
   }
 
   /** Count a page by its small status. */
-  add(page, status) {
+  add(page, { status, updated, superseded_by, duration_ms }) {
     this.seen += 1;
-    this.counts[status.status] += 1;
+    this.counts[status] += 1;
     if (this.states && this.states.size >= PAGES_HELD) this.states = null;
-    this.states?.set(page, status.status);
-    if (status.status === "cancelled" && status.superseded_by) this.superseded += 1;
-    const milliseconds = count(status.duration_ms);
-    if (status.status === "done" && milliseconds !== undefined) {
-      this.milliseconds += milliseconds;
+    this.states?.set(page, status);
+    if (status === "cancelled" && superseded_by) this.superseded += 1;
+    if (status === "done" && count(duration_ms) !== undefined) {
+      this.milliseconds += count(duration_ms);
       this.timed += 1;
     }
-    const waits = !["processing", "done", "failed"].includes(status.status);
-    const updated = time(status.updated) ?? "";
-    if (waits && updated > this.lastWaiting) this.lastWaiting = updated;
-  }
-
-  /** All that the batch record lists by state: pages without a status are uploaded. */
-  countsOf(pageCount) {
-    const more = Math.max(0, pageCount - this.seen);
-    return { ...this.counts, uploaded: this.counts.uploaded + more };
+    const waits = !["processing", "done", "failed"].includes(status);
+    if (waits && time(updated) > this.lastWaiting) this.lastWaiting = updated;
   }
 
   get isOpen() {
     return this.counts.uploaded + this.counts.queued + this.counts.processing > 0;
   }
 
-  get averageMs() {
-    return this.timed ? Math.round(this.milliseconds / this.timed) : undefined;
+  /** What the batch record is to say. Pages that it lists and that have no status are uploaded. */
+  snapshot({ intent, page_count }) {
+    const more = Math.max(0, page_count - this.seen);
+    const counts = { ...this.counts, uploaded: this.counts.uploaded + more };
+    return {
+      status: batchStatus(intent, counts, this.superseded),
+      intent,
+      page_count: this.seen + more,
+      counts,
+      average_time_ms: this.timed ? Math.round(this.milliseconds / this.timed) : undefined,
+    };
   }
 }
 
 /** The status that follows from what was asked and what the pages are in. */
 export function batchStatus(intent, counts, superseded) {
-  const total = totalOf(counts);
-  const open = total - ENDED.reduce((sum, state) => sum + counts[state], 0);
+  const total = STATES.reduce((sum, state) => sum + counts[state], 0);
+  const ended = counts.done + counts.failed + counts.cancelled;
   if (intent === "upload") return "uploading";
-  if (intent === "cancel") return open ? "cancelling" : "cancelled";
-  if (open) {
+  if (intent === "cancel") return ended < total ? "cancelling" : "cancelled";
+  if (ended < total) {
     if (intent === "retry") return "retrying";
-    return counts.processing || open < total ? "processing" : "queued";
+    return counts.processing || ended ? "processing" : "queued";
   }
   if (counts.cancelled > superseded || (superseded && superseded === total)) return "cancelled";
   if (!counts.failed) return "completed";
@@ -141,8 +121,9 @@ export function batchStatus(intent, counts, superseded) {
 }
 
 /**
- * Write into the batch record what its pages add up to, where that has changed: "written", "as it
- * is", or "later", when it may be done.
+ * Write into the batch record what its pages add up to: "written", "as it is" where nothing has
+ * changed, or "later" when it may be done. The tasks read the metadata, others the value, with the
+ * state of each page; where there is no memory for those it stays as it is.
  *
  * The tasks write intent and pages into the same record, and KV may show it as it was before: our
  * write would undo theirs. So it is left alone while they upload; for as long as reads lag after a
@@ -150,65 +131,37 @@ export function batchStatus(intent, counts, superseded) {
  * not the same in all that is read of it, last of all just before it is written.
  */
 export async function saveSnapshot(cx, head, tally) {
-  const told = snapshotOf(head, tally);
-  const isTold = head.status === told.status && head.pageCount === told.page_count;
-  const isSame = isTold && STATES.every((state) => head.counts[state] === told.counts[state]);
-  if (isSame || head.intent === "upload") return "as it is";
-  const [fresh, soon] = [-1, 1].map((sign) => iso(Date.now() + sign * 1000 * cx.lagSeconds));
-  if (tally.lastWaiting > fresh && tally.lastWaiting <= soon) return "later";
-  return tally.states ? saveWhole(cx, head, told, tally.states) : saveMetadata(cx, head, told);
-}
-
-/** The snapshot with the state of each page. */
-async function saveWhole(cx, head, told, states) {
+  const told = tally.snapshot(head);
+  const said = ({ status, page_count, counts }) => JSON.stringify([status, page_count, counts]);
+  if (head.intent === "upload" || said(told) === said(head)) return "as it is";
+  if (isFresh(cx, tally.lastWaiting)) return "later";
   const key = batchKey(cx.project, head.id);
-  const { value, metadata } = await cx.kv.getWithText(key);
-  if (!isObject(value)) return "as it is"; // its pages are worked on all the same
-  if (!(await isAskedStill(cx, head, isOurs(metadata) ? metadata : value))) return "later";
-  // Page by page, and below written as it is: of so many pages there is memory for one copy.
-  const pages = object(value.pages);
-  for (const page in pages)
-    pages[page] = { ...object(pages[page]), status: states.get(page) ?? "uploaded" };
-  const { counts, average_time_ms, ...found } = told;
-  const summary = {
-    ...object(value.summary),
-    completed: counts.done,
-    failed: counts.failed,
-    pending: counts.uploaded + counts.queued + counts.processing,
-    average_time_ms: average_time_ms ?? null,
-  };
-  const created = time(value.created) ?? "";
-  const reason = clip(text(value.reason), REASON_BYTES);
-  const small = known({ ...found, created, counts, average_time_ms, reason });
-  await cx.kv.put(key, JSON.stringify({ ...value, ...found, pages, summary }), small);
+  let { text: value, metadata } = await cx.kv.read(key);
+  const record = tally.states && parse(value);
+  if (record) value = null; // of so many pages there is memory for one copy
+  const read = isOurs(metadata) ? metadata : record;
+  // Nobody can read it; its pages are worked on all the same.
+  if (!read || (tally.states && !record)) return "as it is";
+  const others = isOurs(metadata) ? metadata : { created: time(read.created) ?? "" };
+  const before = headOf(head.id, read);
+  if (record) value = JSON.stringify(withSnapshot(record, told, tally.states));
+  const isAsked = (one) => one?.intent === head.intent && one.page_count === head.page_count;
+  if (!isAsked(before) || !isAsked(await readHead(cx, head.id))) return "later";
+  await cx.kv.put(key, value, known({ ...others, ...told }));
   return "written";
 }
 
-/**
- * The snapshot of a batch that there is no memory for: in its metadata, which is what the tasks
- * read; the value goes through as it is.
- */
-async function saveMetadata(cx, head, told) {
-  const key = batchKey(cx.project, head.id);
-  const { value, metadata } = await cx.kv.getStream(key);
-  if (value && isOurs(metadata) && (await isAskedStill(cx, head, metadata))) {
-    await cx.kv.put(key, value, { ...metadata, ...known(told) });
-    return "written";
-  }
-  await value?.cancel();
-  return value && isOurs(metadata) ? "later" : "as it is";
+/** The record with the snapshot and the state of each page, which are put in in place. */
+function withSnapshot(record, { counts, average_time_ms = null, ...told }, states) {
+  const pages = object(record.pages);
+  for (const page in pages)
+    pages[page] = { ...object(pages[page]), status: states.get(page) ?? "uploaded" };
+  const summary = {
+    ...object(record.summary),
+    completed: counts.done,
+    failed: counts.failed,
+    pending: counts.uploaded + counts.queued + counts.processing,
+    average_time_ms,
+  };
+  return { ...record, ...told, pages, summary };
 }
-
-/** Whether the same is asked for the batch in what was read of it, and in what there is now. */
-async function isAskedStill(cx, head, read) {
-  const heads = [headOf(head.id, read), await readHead(cx, head.id)];
-  return heads.every((one) => one?.intent === head.intent && one.pageCount === head.pageCount);
-}
-
-function snapshotOf({ intent, pageCount }, tally) {
-  const counts = tally.countsOf(pageCount);
-  const status = batchStatus(intent, counts, tally.superseded);
-  return { status, intent, page_count: totalOf(counts), counts, average_time_ms: tally.averageMs };
-}
-
-const totalOf = (counts) => Object.values(counts).reduce((sum, some) => sum + some, 0);

@@ -1,33 +1,26 @@
 /**
  * What an invocation goes by: the project, its KV and its Queue, and the `vars` of wrangler.jsonc
- * as numbers, with what holds where one is left out or is no such number. Times are seconds.
+ * as numbers; what is no such number counts as left out. Times are seconds.
  */
 
 import { Kv } from "./kv.js";
 
-/** Cloudflare ends an invocation after 15 minutes. */
-const INVOCATION_SECONDS = 840;
-
 export function open(env) {
   const number = (name, otherwise, least = 1) => {
     const value = env[name] === "" ? NaN : Number(env[name]);
-    return Number.isFinite(value) && value >= least ? value : otherwise;
+    return value >= least && value < Infinity ? value : otherwise;
   };
-  // An invocation may do 1,000 operations on KV (50 on the free plan, there with fetches and queue
-  // calls). What is left of it decides how much a tick does; the rest is for the next.
+  // Of an invocation on KV; on the free plan it has 50, with fetches and queue calls.
   const operations = number("OPERATIONS", 1000, 20);
-  // Messages of one invocation of the consumer, which share its operations: its max_batch_size.
-  const batchSize = number("BATCH_SIZE", 5);
+  // An invocation ends after 15 minutes, and may work on all its messages one after the other.
+  const longest = 840 / number("BATCH_SIZE", 5);
   return {
     env,
     project: String(env.PROJECT_ID ?? ""),
     kv: new Kv(env.KV, operations),
     operations,
-    batchSize,
-    // So long a page may take. Messages that come again are worked on one after the other.
-    pageSeconds: Math.min(number("PAGE_SECONDS", 120), INVOCATION_SECONDS / batchSize),
-    // A claim of which so long nothing was heard is taken up again. It has to outlast the wait in
-    // the Queue, for which a tick claims no more than is done in about two minutes.
+    pageSeconds: Math.min(number("PAGE_SECONDS", 120), longest),
+    // A claim of which nothing was heard for so long is taken up again; a message, sent again.
     leaseSeconds: number("LEASE_SECONDS", 900),
     maxAttempts: number("MAX_ATTEMPTS", 1),
     // Pages that are worked on at once: max_concurrency times max_batch_size of the consumer.

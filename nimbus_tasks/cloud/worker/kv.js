@@ -1,16 +1,9 @@
-/**
- * KV as the rest of the Worker uses it: JSON values, operations counted, throttled writes repeated.
- */
-
-/** The time as the records have it, with six digits, so that text order is time order. */
-export const iso = (ms = Date.now()) => new Date(ms).toISOString().replace("Z", "000Z");
+/** KV as the Worker uses it: JSON values, operations counted, throttled writes repeated. */
 
 const KEYS_A_READ = 100; // a bulk read takes so many, and is one operation
-const CONNECTIONS = 6; // an invocation has so many open at once; more would only wait
 const PAUSES = [1100, 2000, 4000]; // KV takes one write a second for a key
-const METADATA_BYTES = 1024;
-
-export const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+export const METADATA_BYTES = 1024;
+const VALUE_BYTES = 25 * 1024 * 1024;
 
 export class Kv {
   /** `operations` is what this invocation may spend. */
@@ -36,76 +29,63 @@ export class Kv {
     } while (cursor && this.left > 0);
   }
 
-  /** Values by key: undefined where there is none, null for what is no JSON object. */
+  /** The text of a value, null where there is none, and its metadata. */
+  async read(key) {
+    this.left -= 1;
+    const { value, metadata } = await this.namespace.getWithMetadata(key, "text");
+    return { text: value, metadata };
+  }
+
+  /** A value: undefined where there is none, null for what is no JSON object. */
+  async get(key) {
+    return parse((await this.read(key)).text);
+  }
+
+  /** Values by key. */
   async getMany(keys) {
     const found = new Map();
-    const chunks = [];
-    for (let at = 0; at < keys.length; at += KEYS_A_READ)
-      chunks.push(keys.slice(at, at + KEYS_A_READ));
-    for (let chunk; (chunk = chunks.pop());) {
+    for (let at = 0; at < keys.length; at += KEYS_A_READ) {
       this.left -= 1;
-      try {
-        const texts = await this.namespace.get(chunk, "text");
-        for (const [key, text] of texts) found.set(key, parse(text));
-      } catch (error) {
-        // One answer has 25 MB at most, which a single value may fill.
-        if (chunk.length === 1) throw error;
-        const half = chunk.length >> 1;
-        chunks.push(chunk.slice(0, half), chunk.slice(half));
-      }
+      const texts = await this.namespace.get(keys.slice(at, at + KEYS_A_READ), "text");
+      for (const [key, text] of texts) found.set(key, parse(text));
     }
     return found;
   }
 
-  async get(key) {
-    return (await this.getWithText(key)).value;
-  }
-
-  /** A value, the text of it, and its metadata. */
-  async getWithText(key) {
-    this.left -= 1;
-    const { value, metadata } = await this.namespace.getWithMetadata(key, "text");
-    return { value: parse(value), text: value ?? "", metadata };
-  }
-
-  /** A value of any size, and its metadata: the stream has to be read, or cancelled. */
-  async getStream(key) {
-    this.left -= 1;
-    return this.namespace.getWithMetadata(key, "stream");
-  }
-
-  /** `value` is an object, JSON as text, or a stream of it. */
+  /** `value` is an object, or JSON as text. */
   async put(key, value, metadata) {
-    const body = isObject(value) && !(value instanceof ReadableStream) ? toJson(value) : value;
-    const options = metadata == null ? {} : { metadata: stamped(metadata) };
-    await this.#insist(() => this.namespace.put(key, body, options));
+    const text = isObject(value) ? toJson(value) : value;
+    const options = isObject(metadata) ? { metadata: stamped(metadata) } : {};
+    await this.#insist(() => this.namespace.put(key, text, options));
   }
 
   async delete(key) {
     await this.#insist(() => this.namespace.delete(key));
   }
 
-  /** Several writes, as many at once as there are connections. */
-  async all(items, write) {
-    const todo = [...items].values();
-    const hand = async () => {
-      for (const item of todo) await write(item);
-    };
-    await Promise.all(Array.from({ length: CONNECTIONS }, hand));
-  }
-
+  /** No page is lost for a throttled write; what KV refuses (400, 413) it refuses again. */
   async #insist(write) {
     for (const pause of [...PAUSES, null]) {
       this.left -= 1;
       try {
-        return void (await write());
+        return await write();
       } catch (error) {
-        // Too fast for the key, or KV is not well: what a page has cost is not to be lost for it.
-        // What KV refuses (400, 413) it refuses again.
-        if (pause === null || /failed: 4(?!29)\d\d/.test(String(error))) throw error;
+        if (pause === null || isRefusal(error)) throw error;
         await sleep(pause);
       }
     }
+  }
+}
+
+const isRefusal = (error) => /failed: 4(?!29)\d\d/.test(String(error));
+
+/** What `work` returns; nothing where KV refuses for good what it writes: the others go on. */
+export async function unlessRefused(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!isRefusal(error)) throw error;
+    console.error(JSON.stringify({ refused: String(error) }));
   }
 }
 
@@ -114,25 +94,32 @@ export class Kv {
  * others are carried along, and may have no room for it.
  */
 function stamped(metadata) {
-  if (!isObject(metadata) || "updated" in metadata) return metadata;
   const withTime = { ...metadata, rev: iso() };
   const bytes = new TextEncoder().encode(JSON.stringify(withTime)).length;
-  return bytes <= METADATA_BYTES ? withTime : metadata;
+  return "updated" in metadata || bytes > METADATA_BYTES ? metadata : withTime;
 }
 
 /** JSON that Python reads as well: half a surrogate pair is no text there. */
 export const toJson = (value) =>
   JSON.stringify(value, (_, part) => (typeof part === "string" ? part.toWellFormed() : part));
 
-function parse(text) {
-  if (text === null) return undefined;
+/** Whether KV takes no value that long. */
+export const isTooLarge = (text) =>
+  text.length > VALUE_BYTES / 4 && new TextEncoder().encode(text).length > VALUE_BYTES;
+
+export function parse(text) {
   try {
-    const value = JSON.parse(text);
+    const value = JSON.parse(text ?? "");
     return isObject(value) ? value : null;
   } catch {
-    return null;
+    return text === null ? undefined : null;
   }
 }
 
 export const isObject = (value) =>
   typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** The time as the records have it, with six digits, so that text order is time order. */
+export const iso = (ms = Date.now()) => new Date(ms).toISOString().replace("Z", "000Z");
+
+export const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));

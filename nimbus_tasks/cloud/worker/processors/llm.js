@@ -11,7 +11,7 @@
  */
 
 import { PageError } from "../page_error.js";
-import { count } from "../records.js";
+import { count } from "../fields.js";
 import { answerOf, post } from "./post.js";
 
 const MAX_PAGE_CHARACTERS = 12_000;

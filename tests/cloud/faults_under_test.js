@@ -170,6 +170,30 @@ const CASES = {
     await deliver(here.env, async () => ({}), 2);
     return state(here);
   },
+  /** Its message comes twice, and a cancel between: what has begun keeps its result. */
+  async cancelled_while_it_says_nothing() {
+    const here = world(inHand(), { WRITE_SECONDS: "0.01" });
+    let second;
+    await deliver(here.env, async () => {
+      await new Promise((done) => setTimeout(done, 200));
+      here.data.set("batch:p:b", batch("cancel"));
+      second = await deliver(here.env, async () => ({}), 2);
+      return {};
+    });
+    return [second, state(here)];
+  },
+  /** It would be newer than any record, and be waited for until then. */
+  async claim_of_no_time() {
+    const here = world(inHand());
+    const times = ["9999-12-31T23:59:59.999999Z", "2099-01-01T00:00:00.000000Z", "2026-13-45T99:99:99Z"];
+    const ends = times.map((claimed) => deliver(here.env, async () => ({}), 1, { ...job("c2"), claimed }));
+    return [await Promise.all(ends), state(here)];
+  },
+  async items_of_another_project() {
+    const here = world({ "queue:q:05:0:page_1": {}, "queue:p:05:0:page_1": {}, "queue:pp:05:0:page_1": {} });
+    await deliver(here.env, failing, 1, { claim: [...here.data.keys()] });
+    return [...here.data.keys()];
+  },
   /** What a later batch took over stays in this one, as it was then. */
   async taken_over() {
     const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };

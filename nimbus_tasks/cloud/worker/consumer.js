@@ -30,6 +30,8 @@ import {
  * `max_retries` of wrangler.jsonc.
  */
 const MAX_DELIVERIES = 5;
+/** The step of a page of which nothing is told: who has its message a second time leaves it alone. */
+const BEGUN = "start";
 /** Operations that are left for outcomes: step and progress are not shown for them. */
 const SPARE = 50;
 
@@ -78,7 +80,7 @@ async function handle(cx, message, processor, cancelled) {
   const { body } = message;
   if (isJob(body)) return workOn(cx, body, message.attempts, processor, cancelled);
   if (isObject(body) && Array.isArray(body.claim)) {
-    const items = body.claim.filter((key) => String(key).startsWith("queue:"));
+    const items = body.claim.filter((key) => String(key).startsWith(`queue:${cx.project}:`));
     await claimItems(cx, items, cancelled);
   } else console.error(JSON.stringify({ unknown_message: body }).slice(0, 500));
 }
@@ -127,7 +129,7 @@ async function current({ kv, project }, job) {
  */
 async function show(cx, job, attempt) {
   let lastWrite = Date.parse(job.claimed);
-  let shown = attempt.at;
+  let shown; // also of a processor that says nothing: that it has begun
   while (!attempt.isOver) {
     await Promise.race([sleep(cx.writeMs), attempt.ended]);
     const isNew = attempt.at !== shown && cx.kv.left >= SPARE;
@@ -145,7 +147,7 @@ async function show(cx, job, attempt) {
 }
 
 /** Whether the page is ours still; then others see how far it is, and what it has taken. */
-async function renew(cx, job, attempt, step = attempt.step, usage = undefined) {
+async function renew(cx, job, attempt, step = attempt.step ?? BEGUN, usage = undefined) {
   const status = await current(cx, job);
   if (!status) return false;
   const lease = iso(Date.now() + 1000 * cx.leaseSeconds);

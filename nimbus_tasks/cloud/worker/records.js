@@ -166,11 +166,12 @@ export function held(status, job) {
   return { ...asClaimed(status, job), attempts: job.attempt, batch_id: job.batch_id };
 }
 
-/** Whether a message's body is a claim. */
+/** Whether a message's body is a claim; one of the future would be newer than any record. */
 export const isJob = (body) =>
   isObject(body) &&
   [body.page_id, body.batch_id, body.claim].every(id) &&
   [body.claimed, body.lease].every(time) &&
+  Date.parse(body.claimed) <= Date.now() + CLOCK_SKEW_MS &&
   count(body.attempt) === body.attempt;
 
 /** A record without the part that goes with its state; what it has taken, and now takes, stays. */

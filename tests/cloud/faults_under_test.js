@@ -194,6 +194,20 @@ const CASES = {
     await deliver(here.env, failing, 1, { claim: [...here.data.keys()] });
     return [...here.data.keys()];
   },
+  /** Keys that have more in them than an id: no page, no batch, though they end like one. */
+  async keys_that_are_none() {
+    const page = (more) => ({ status: "done", batch_id: "b", updated: long, attempts: 1, ...more });
+    const here = world({
+      "status:p:page_1": page(),
+      "status:p:x:page_1": page({ status: "queued" }),
+      "superseded:p:b:x:page_2": page({ status: "failed" }),
+      "batch:p:b": { ...batch("run"), page_count: 2, pages: { page_1: {}, page_2: {} } },
+      "batch:p:x:b": batch("cancel"),
+    });
+    const { claimed, snapshots } = await tick(here.env);
+    const { status, pages } = here.data.get("batch:p:b");
+    return [claimed, snapshots, status, pages.page_2.status];
+  },
   /** What a later batch took over stays in this one, as it was then. */
   async taken_over() {
     const ended = { status: "done", updated: long, attempts: 1, result: { completed: long, changes: 0 } };

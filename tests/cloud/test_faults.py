@@ -31,6 +31,7 @@ EXPECTED: dict[str, Any] = {
     "cancelled_while_it_says_nothing": ["ack", "done"],
     "claim_of_no_time": [["ack"] * 3, "processing"],
     "items_of_another_project": ["queue:q:05:0:page_1", "queue:pp:05:0:page_1"],
+    "keys_that_are_none": [0, 1, "processing", "uploaded"],
     "taken_over": ["partially_completed", "failed"],
     "few_operations": {"50": 1, "1000": 2},
     "refused_for_good": [1, True],

@@ -13,7 +13,7 @@ import {
   batchKey,
   clip,
   count,
-  idOf,
+  idUnder,
   known,
   object,
   text,
@@ -41,8 +41,9 @@ export const isFinal = (head) => FINAL.includes(head.status);
 export async function readHeads({ kv, project }) {
   const heads = new Map();
   const foreign = [];
-  for await (const { name, metadata } of kv.scan(batchKey(project, ""))) {
-    const batch = idOf(name);
+  const prefix = batchKey(project, "");
+  for await (const { name, metadata } of kv.scan(prefix)) {
+    const batch = idUnder(prefix, name);
     if (batch === undefined) continue;
     if (isOurs(metadata)) heads.set(batch, headOf(batch, metadata));
     else foreign.push(batch);

@@ -12,6 +12,7 @@ import {
   hasLapsed,
   id,
   idOf,
+  idUnder,
   queueKey,
   small,
   statusKey,
@@ -67,14 +68,15 @@ export class Census {
 
   /** The pages of the next listing, each with its small status. */
   async #nextListing({ kv, project }) {
-    const { keys, cursor } = await kv.list(statusKey(project, ""), this.cursor);
+    const prefix = statusKey(project, "");
+    const { keys, cursor } = await kv.list(prefix, this.cursor);
     this.cursor = cursor;
     const pages = [];
     const bare = []; // their writer, the seed's, gave no metadata
     for (const { name, metadata } of keys) {
-      if (idOf(name) === undefined) continue;
-      if (STATES.includes(metadata?.status) && id(metadata.batch_id))
-        pages.push([idOf(name), metadata]);
+      const page = idUnder(prefix, name);
+      if (page === undefined) continue;
+      if (STATES.includes(metadata?.status) && id(metadata.batch_id)) pages.push([page, metadata]);
       else bare.push(name);
     }
     for (const [name, status] of await kv.getMany(bare))

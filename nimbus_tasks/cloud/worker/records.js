@@ -53,6 +53,8 @@ export const statusKey = (project, page) => `status:${project}:${page}`;
 export const logsKey = (project, page) => `logs:${project}:${page}`;
 /** The id at the end of a key; undefined where it is none. */
 export const idOf = (key) => id(key.slice(key.lastIndexOf(":") + 1));
+/** The id that a listed key has under its prefix; undefined where it has more, or none. */
+export const idUnder = (prefix, key) => id(key.slice(prefix.length));
 
 /** Where the queue item of a queued page lies; null where we cannot know. */
 export function queueKey(project, page, place) {

@@ -19,7 +19,7 @@ import { isFinal, readHeads, saveSnapshot } from "./batches.js";
 import { Census } from "./census.js";
 import { open } from "./context.js";
 import { MESSAGES_A_SEND, claimItems, sendAll, takeUpLapsed } from "./pages.js";
-import { STATES, idOf, number, object, small } from "./records.js";
+import { STATES, idUnder, number, object, small } from "./records.js";
 
 const OPERATIONS_A_CLAIM = 2.02; // status, item, and a hundredth of a bulk read
 const OPERATIONS_A_LAPSE = 4.02; // status, item, log read and written
@@ -147,8 +147,9 @@ async function sumUp(cx, heads, { tallies, waiting }) {
 /** Pages that a later batch took over, as they were then. */
 async function addSuperseded({ kv, project }, head, tally) {
   if (tally.seen >= head.pageCount) return;
-  for await (const { name, metadata } of kv.scan(`superseded:${project}:${head.id}:`)) {
-    const page = idOf(name);
+  const prefix = `superseded:${project}:${head.id}:`;
+  for await (const { name, metadata } of kv.scan(prefix)) {
+    const page = idUnder(prefix, name);
     if (page === undefined || tally.states?.has(page) || tally.seen >= head.pageCount) continue;
     if (STATES.includes(metadata?.status)) tally.add(page, metadata);
     else if (kv.left > 0) tally.add(page, small(object(await kv.get(name))));

@@ -155,6 +155,16 @@ const CASES = {
     tally.add("page_1", { status: "done", updated: long });
     return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];
   },
+  /** It comes while the record is put together, which of 100,000 pages takes a while. */
+  async cancelled_while_it_is_put_together() {
+    const here = world({ "batch:p:b": batch("run") });
+    const head = { id: "b", status: "processing", intent: "run", pageCount: 1, counts: {} };
+    const states = new Map();
+    const tally = new Tally({ states });
+    tally.add("page_1", { status: "done", updated: long });
+    states.get = () => (here.data.set("batch:p:b", batch("cancel")), "done");
+    return [await saveSnapshot(open(here.env), head, tally), here.data.get("batch:p:b").intent];
+  },
   /** A tick that Cloudflare ended keeps one other from its work. */
   async tick_cut_off() {
     const here = world({ "status:p:page_1": QUEUED, [key(1)]: {}, "batch:p:b": batch("run") });

@@ -26,6 +26,7 @@ EXPECTED: dict[str, Any] = {
     "item_not_seen_yet": {"60": 0, "0": 1},
     "cancelled_meanwhile": ["later", "cancel", []],
     "cancelled_and_read_too_early": ["later", "cancel"],
+    "cancelled_while_it_is_put_together": ["later", "cancel"],
     "tick_cut_off": [True, False],
     "cancelled_between_deliveries": "cancelled",
     "cancelled_while_it_says_nothing": ["ack", "done"],

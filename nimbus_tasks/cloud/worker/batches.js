@@ -165,7 +165,6 @@ async function saveWhole(cx, head, told, states) {
   const key = batchKey(cx.project, head.id);
   const { value, metadata } = await cx.kv.getWithText(key);
   if (!isObject(value)) return "as it is"; // its pages are worked on all the same
-  if (!(await isAskedStill(cx, head, isOurs(metadata) ? metadata : value))) return "later";
   // Page by page, and below written as it is: of so many pages there is memory for one copy.
   const pages = object(value.pages);
   for (const page in pages)
@@ -181,7 +180,9 @@ async function saveWhole(cx, head, told, states) {
   const created = time(value.created) ?? "";
   const reason = clip(text(value.reason), REASON_BYTES);
   const small = known({ ...found, created, counts, average_time_ms, reason });
-  await cx.kv.put(key, JSON.stringify({ ...value, ...found, pages, summary }), small);
+  const whole = JSON.stringify({ ...value, ...found, pages, summary });
+  if (!(await isAskedStill(cx, head, isOurs(metadata) ? metadata : value))) return "later";
+  await cx.kv.put(key, whole, small);
   return "written";
 }
 

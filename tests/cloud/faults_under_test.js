@@ -3,70 +3,16 @@
  * case on a KV in memory of its own; what is there afterwards. Argument: the Worker's folder.
  */
 
-const [folder] = process.argv.slice(2);
-const { consume } = await import(`${folder}/consumer.js`);
-const { open } = await import(`${folder}/context.js`);
-const { Kv, iso } = await import(`${folder}/kv.js`);
-const { PageError } = await import(`${folder}/page_error.js`);
-const { addToLog } = await import(`${folder}/pages.js`);
-const { Tally, saveSnapshot } = await import(`${folder}/batches.js`);
-const { small } = await import(`${folder}/records.js`);
-const { default: http } = await import(`${folder}/processors/http.js`);
-const { default: llm } = await import(`${folder}/processors/llm.js`);
-const { tick } = await import(`${folder}/tick.js`);
+import { LEASE, QUEUED, batch, claimed, deliver, failing, inHand, job, key, long, queuedAt, state, tell, worker, world } from "./world.js";
 
-const LEASE = 1000 * 900;
-const long = iso(Date.now() - 3_600_000);
-const key = (n) => `queue:p:05:${long.replace(/[^0-9]/g, "")}:page_${n}`;
-const queuedAt = (at, more) => ({ status: "queued", batch_id: "b", updated: at, attempts: 0, ...more });
-const QUEUED = queuedAt(long, { queued: { priority: 5, queued_at: long } });
-const claimed = (claim, lease) => ({
-  ...{ status: "processing", batch_id: "b", updated: long, attempts: 1, lapses: 0 },
-  processing: { started: long, current_step: null, progress: 0, claim, lease },
-});
-const batch = (intent) => ({ status: "processing", intent, created: long, page_count: 1, counts: {}, pages: { page_1: {} } });
-const job = (claim = "c1") => ({
-  ...{ page_id: "page_1", batch_id: "b", attempt: 1, claim, claimed: long },
-  lease: iso(Date.now() + LEASE),
-});
-
-/** A KV of those values, and an environment on it; `sent` and `puts` are what was done. */
-function world(values, vars = {}) {
-  const [data, sent, puts] = [new Map(Object.entries(values)), [], []];
-  const text = (name) => (data.has(name) ? JSON.stringify(data.get(name)) : null);
-  const told = (name) => (/^(status|superseded):/.test(name) ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
-  const KV = {
-    list: async ({ prefix }) => ({
-      keys: [...data.keys()].filter((n) => n.startsWith(prefix)).sort().map((name) => ({ name, metadata: told(name) })),
-      list_complete: true,
-    }),
-    get: async (names) => new Map(names.map((name) => [name, text(name)])),
-    getWithMetadata: async (name) => ({ value: text(name), metadata: data.has(name) ? told(name) : null }),
-    put: async (name, value) => void (puts.push(name), data.set(name, JSON.parse(value))),
-    delete: async (name) => void data.delete(name),
-  };
-  const PAGES = { sendBatch: async (some) => void sent.push(...some) };
-  const env = { KV, PAGES, PROJECT_ID: "p", WRITE_SECONDS: "0", LAG_SECONDS: "0", ...vars };
-  return { data, sent, puts, env };
-}
-
-/** Deliver a job to a processor; what became of the message. */
-async function deliver(env, processor, attempts = 1, body = job()) {
-  let end;
-  const message = { body, attempts, ack: () => (end = "ack"), retry: ({ delaySeconds }) => (end = delaySeconds) };
-  await consume({ messages: [message] }, env, processor);
-  return end;
-}
-const inHand = (more = {}) => ({
-  "status:p:page_1": claimed("c1", iso(Date.now() + LEASE)),
-  "page:p:page_1": { page_id: "page_1" },
-  "batch:p:b": batch("run"),
-  ...more,
-});
-const state = ({ data }) => data.get("status:p:page_1")?.status;
-const failing = async () => {
-  throw new PageError("no", "broken");
-};
+const { open } = await worker("context");
+const { Kv, iso } = await worker("kv");
+const { PageError } = await worker("page_error");
+const { addToLog } = await worker("pages");
+const { Tally, saveSnapshot } = await worker("batches");
+const { default: http } = await worker("processors/http");
+const { default: llm } = await worker("processors/llm");
+const { tick } = await worker("tick");
 
 const CASES = {
   /** Its page is taken away while it waits for a service: the request is let go. */
@@ -336,7 +282,4 @@ const CASES = {
   },
 };
 
-console.log = () => {}; // stdout is for what the cases say
-const said = {};
-for (const [name, run] of Object.entries(CASES)) said[name] = await run();
-process.stdout.write(JSON.stringify(said));
+await tell(CASES);

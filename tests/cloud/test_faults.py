@@ -1,4 +1,4 @@
-"""Where KV shows too little, or refuses, and where something is too much."""
+"""Where KV shows too little, or refuses, and where something is too much; what ticks do then."""
 
 from __future__ import annotations
 
@@ -52,11 +52,32 @@ EXPECTED: dict[str, Any] = {
 }
 
 
+#: What each case of ``ticks_under_test.js`` ends with.
+TICKS: dict[str, Any] = {
+    "claims_what_is_done_in_two_minutes": [4, 1, 10, 4],
+    "handed_out_before": [0, 0, 1, 1],
+    "takes_no_more_operations_than_there_are": [[True, True]] * 2,
+    "sends_what_a_queue_takes": [5000, True],
+    "item_of_an_old_place": [0, 1, True],
+    "lapsed_by_an_old_listing": [0, 0],
+    "leaves_a_record_alone": ["later", "later", "as it is", "as it is", 0],
+    "summed_up_when_reads_have_come_up": ["later", "written", "written"],
+    "messages_that_come_again": [3, 1],
+    "waits_no_longer_than_its_lease": [450, "ack"],
+    "page_that_is_not_there": [30, "ack"],
+}
+SCRIPTS = {"faults": EXPECTED, "ticks": TICKS}
+
+
 @pytest.fixture(scope="module")
-def said() -> dict[str, Any]:
+def said() -> dict[str, dict[str, Any]]:
     need_wrangler()
+    return {name: _said_by(f"{name}_under_test.js") for name in SCRIPTS}
+
+
+def _said_by(script: str) -> dict[str, Any]:
     ran = subprocess.run(
-        [MODULES / ".bin" / "node", Path(__file__).with_name("faults_under_test.js"), WORKER],
+        [MODULES / ".bin" / "node", Path(__file__).with_name(script), WORKER],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -66,10 +87,14 @@ def said() -> dict[str, Any]:
     return dict(json.loads(ran.stdout))
 
 
-@pytest.mark.parametrize("case", EXPECTED)
-def test_faults(said: dict[str, Any], case: str) -> None:
-    assert said[case] == EXPECTED[case]
+@pytest.mark.parametrize(
+    ("script", "case"), [(script, case) for script, cases in SCRIPTS.items() for case in cases]
+)
+def test_faults(said: dict[str, dict[str, Any]], script: str, case: str) -> None:
+    assert said[script][case] == SCRIPTS[script][case]
 
 
-def test_every_case_is_expected_to_end_somehow(said: dict[str, Any]) -> None:
-    assert said.keys() == EXPECTED.keys()
+def test_every_case_is_expected_to_end_somehow(said: dict[str, dict[str, Any]]) -> None:
+    assert {name: cases.keys() for name, cases in said.items()} == {
+        name: cases.keys() for name, cases in SCRIPTS.items()
+    }

@@ -215,7 +215,9 @@ const CASES = {
     const here = world({ "logs:p:page_1": { page_id: "page_1", entries } });
     await addToLog(open(here.env), "page_1", [{ n: 8 }]);
     const kept = here.data.get("logs:p:page_1").entries.map(({ n }) => n);
-    return [kept.at(-1), kept.length < 8];
+    here.data.set("logs:p:page_1", { entries: [], theirs: "x".repeat(8_000_000) });
+    await addToLog(open(here.env), "page_1", [{ n: 9 }]);
+    return [kept.at(-1), kept.length < 8, here.data.get("logs:p:page_1").entries];
   },
   async many_steps() {
     const here = world(inHand());

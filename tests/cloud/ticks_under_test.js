@@ -79,6 +79,24 @@ await tell({
     const { claimed, handed } = await tick(here.env);
     return [claimed + handed, here.sent.length > claimed];
   },
+  /** As large as a value may be, by what somebody has put into them: no other has to wait for them. */
+  async records_that_kv_refuses() {
+    const large = { theirs: "x".repeat(1000) };
+    const here = world({
+      ...queued(3),
+      "status:p:page_3": { ...QUEUED, ...large },
+      "batch:p:a": { ...batch("run"), ...large },
+      "status:p:page_4": { ...done(long), batch_id: "a" },
+      "batch:p:b": { ...batch("run"), page_count: 3 },
+    });
+    here.env.KV.put = async (name, value) => {
+      if (value.length > 1000) throw new Error("KV PUT failed: 413 Value length exceeds limit");
+      here.data.set(name, JSON.parse(value));
+    };
+    const { claimed, snapshots } = await tick(here.env);
+    const left = [...here.data.keys()].filter((name) => name.startsWith("queue:")).length;
+    return [left, snapshots, claimed, here.sent.map(({ body }) => body.page_id), here.data.get("status:p:page_3").status];
+  },
   /** A page that is queued at another place by now is not claimed by its old item. */
   async item_of_an_old_place() {
     const here = world(queued(1));

@@ -10,6 +10,9 @@ const CONNECTIONS = 6; // an invocation has so many open at once; more would onl
 const PAUSES = [1100, 2000, 4000]; // KV takes one write a second for a key
 const METADATA_BYTES = 1024;
 
+/** What KV refuses (400, 413) it refuses again. */
+const isRefusal = (error) => /failed: 4(?!29)\d\d/.test(String(error));
+
 export const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 export class Kv {
@@ -85,13 +88,25 @@ export class Kv {
     await this.#insist(() => this.namespace.delete(key));
   }
 
-  /** Several writes, as many at once as there are connections. */
+  /**
+   * Several writes, as many at once as there are connections. Returns the items of those that KV
+   * refuses for good, a record of somebody else that has grown too large, say: the others go on.
+   */
   async all(items, write) {
-    const todo = [...items].values();
+    const [todo, refused] = [[...items].values(), new Set()];
     const hand = async () => {
-      for (const item of todo) await write(item);
+      for (const item of todo) {
+        try {
+          await write(item);
+        } catch (error) {
+          if (!isRefusal(error)) throw error;
+          console.error(JSON.stringify({ refused: String(error) }));
+          refused.add(item);
+        }
+      }
     };
     await Promise.all(Array.from({ length: CONNECTIONS }, hand));
+    return refused;
   }
 
   async #insist(write) {
@@ -101,8 +116,7 @@ export class Kv {
         return void (await write());
       } catch (error) {
         // Too fast for the key, or KV is not well: what a page has cost is not to be lost for it.
-        // What KV refuses (400, 413) it refuses again.
-        if (pause === null || /failed: 4(?!29)\d\d/.test(String(error))) throw error;
+        if (pause === null || isRefusal(error)) throw error;
         await sleep(pause);
       }
     }

@@ -47,18 +47,21 @@ export async function claimItems(cx, items, isCancelled) {
     if (await isCancelled(status.batch_id)) cancelled.push(page);
     else claims.push(claimOf(cx, page, status));
   await cx.kv.all(cancelled, (page) => putStatus(cx, page, asCancelled(pages.get(page))));
-  await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
+  const refused = await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
+  const made = claims.filter((claim) => !refused.has(claim));
   try {
-    await sendAll(cx, claims.map(({ job }) => job));
+    await sendAll(cx, made.map(({ job }) => job));
   } catch (error) {
     // Nothing was lost: the items are there still, and the pages are as if never claimed. One that
     // was sent all the same finds that its claim is over.
     const back = ({ job, before }) => putStatus(cx, job.page_id, { ...before, updated: iso() });
-    await cx.kv.all(claims, back);
+    await cx.kv.all(made, back);
     throw error;
   }
-  await cx.kv.all(used, (item) => cx.kv.delete(item));
-  return { claimed: claims.length, used };
+  const waiting = new Set([...refused].map(({ job }) => job.page_id));
+  const over = used.filter((item) => !waiting.has(idOf(item)));
+  await cx.kv.all(over, (item) => cx.kv.delete(item));
+  return { claimed: made.length, used: over };
 }
 
 /** The queued pages behind those items, statuses by id, and the items that are done with then. */
@@ -170,5 +173,7 @@ export async function addToLog({ kv, project }, page, added) {
     entries = entries.slice(entries.length >> 1); // the oldest go: the page has to end
     text = toJson({ ...record, entries });
   }
+  // What somebody else has put beside them leaves no room.
+  if (text.length > LOG_CHARACTERS) text = toJson({ page_id: page, entries });
   await kv.put(key, text, { entries: entries.length });
 }

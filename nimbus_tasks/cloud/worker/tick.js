@@ -135,8 +135,11 @@ async function sumUp(cx, heads, { tallies, waiting }) {
     if (!tally || (isFinal(head) && !tally.isOpen)) continue;
     let saved = "later";
     if (!waiting.has(head.id) && cx.kv.left >= OPERATIONS_A_SNAPSHOT) {
-      await addSuperseded(cx, head, tally);
-      saved = await saveSnapshot(cx, head, tally);
+      const refused = await cx.kv.all([head], async () => {
+        await addSuperseded(cx, head, tally);
+        saved = await saveSnapshot(cx, head, tally);
+      });
+      if (refused.size) saved = "as it is";
     }
     if (saved === "written") snapshots += 1;
     if (saved === "later") left += 1;

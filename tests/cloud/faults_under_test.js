@@ -197,8 +197,10 @@ const CASES = {
       tries += 1;
       throw new Error("KV PUT failed: 413 Value length exceeds limit");
     };
-    const error = await new Kv({ put: refuse }, 10).put("a", "b").catch(String);
-    return [tries, error.includes("413")];
+    const kv = new Kv({ put: refuse, get: refuse }, 10);
+    const error = await kv.put("a", "b").catch(String);
+    const read = await kv.getMany(["a"]).catch(String); // alone it is not too much
+    return [tries, error.includes("413"), read === error];
   },
   async throttled() {
     let tries = 0;
@@ -232,7 +234,10 @@ const CASES = {
     const here = world(inHand());
     const bytes = "ü".repeat(13 * 1024 * 1024);
     await deliver(here.env, async () => ({ optimization: { bytes } }));
-    return here.data.get("status:p:page_1").error?.code;
+    const deep = world(inHand());
+    const optimization = Array.from({ length: 250 }).reduce((inner) => [inner], []); // Python stops at 200
+    await deliver(deep.env, async () => ({ optimization }));
+    return [here, deep].map(({ data }) => data.get("status:p:page_1").error?.code);
   },
   async refused_by_the_model() {
     const answer = { choices: [{ message: { refusal: "I will not", content: "" } }] };

@@ -35,11 +35,11 @@ EXPECTED: dict[str, Any] = {
     "keys_that_are_none": [0, 1, "processing", "uploaded"],
     "taken_over": ["partially_completed", "failed"],
     "few_operations": {"50": 1, "1000": 2},
-    "refused_for_good": [1, True],
+    "refused_for_good": [2, True, True],
     "throttled": 2,
     "long_log": [8, True, [{"n": 9}]],
     "many_steps": [201, "0 changes; 800 more steps are not logged"],
-    "too_large": "too_large",
+    "too_large": ["too_large", "bad_result"],
     "refused_by_the_model": ["refused", {"tokens_in": 7, "tokens_out": 1}],
     "endless_answer": ["bad_result", True] * 2,
     "usage_of_two_attempts": [

@@ -42,7 +42,11 @@ export function world(values, more = {}) {
     }),
     get: async (names) => new Map(names.map((name) => [name, text(name)])),
     getWithMetadata: async (name) => ({ value: text(name), metadata: data.has(name) ? told(name) : null }),
-    put: async (name, value) => void (puts.push(name), data.set(name, JSON.parse(value))),
+    put: async (name, value, { metadata } = {}) => {
+      if (JSON.stringify(metadata ?? null).length > 1024) throw new Error("KV PUT failed: 413 metadata");
+      puts.push(name);
+      data.set(name, JSON.parse(value));
+    },
     delete: async (name) => void data.delete(name),
   };
   const counted = (target, name) => (...given) => ((spent += 1), target[name](...given));
@@ -72,7 +76,7 @@ export const inHand = (more = {}) => ({
 });
 export const state = ({ data }) => data.get("status:p:page_1")?.status;
 export const failing = async () => {
-  throw new PageError("no", "broken");
+  throw new PageError("no ".repeat(1000), "broken".repeat(20)); // more than metadata have room for
 };
 
 /** Run the cases one after the other; what each says goes to stdout, as JSON. */

@@ -58,7 +58,10 @@ TICKS: dict[str, Any] = {
     "handed_out_before": [0, 0, 1, 1],
     "takes_no_more_operations_than_there_are": [[True, True]] * 2,
     "sends_what_a_queue_takes": [5000, True],
-    "records_that_kv_refuses": [1, 1, 2, ["page_1", "page_2"], "queued"],
+    "records_that_kv_refuses": [
+        *(1, 1, 3, ["page_1", "page_2", "page_5"]),
+        ["queued", "processing"],
+    ],
     "item_of_an_old_place": [0, 1, True],
     "lapsed_by_an_old_listing": [0, 0],
     "leaves_a_record_alone": ["later", "later", "as it is", "as it is", 0],

@@ -85,9 +85,11 @@ await tell({
     const here = world({
       ...queued(3),
       "status:p:page_3": { ...QUEUED, ...large },
+      ...queued(1, 5),
+      "status:p:page_5": { ...QUEUED, theirs: "x".repeat(25 * 1024 * 1024) },
       "batch:p:a": { ...batch("run"), ...large },
       "status:p:page_4": { ...done(long), batch_id: "a" },
-      "batch:p:b": { ...batch("run"), page_count: 3 },
+      "batch:p:b": { ...batch("run"), page_count: 4 },
     });
     here.env.KV.put = async (name, value) => {
       if (value.length > 1000) throw new Error("KV PUT failed: 413 Value length exceeds limit");
@@ -95,7 +97,8 @@ await tell({
     };
     const { claimed, snapshots } = await tick(here.env);
     const left = [...here.data.keys()].filter((name) => name.startsWith("queue:")).length;
-    return [left, snapshots, claimed, here.sent.map(({ body }) => body.page_id), here.data.get("status:p:page_3").status];
+    const states = [3, 5].map((n) => here.data.get(`status:p:page_${n}`).status);
+    return [left, snapshots, claimed, here.sent.map(({ body }) => body.page_id), states];
   },
   /** A page that is queued at another place by now is not claimed by its old item. */
   async item_of_an_old_place() {

@@ -8,14 +8,13 @@
  * `{error, code, retryAfter}`, seconds after which the page may be tried again.
  */
 
-import { isObject, iso, toJson } from "./kv.js";
+import { isObject, isTooLarge, iso, toJson } from "./kv.js";
 import { PageError } from "./page_error.js";
 import { logEntry } from "./pages.js";
 import { usageFields } from "./records.js";
 
 const MAX_STEPS_LOGGED = 200;
 const MAX_TEXT = 2000;
-const MAX_BYTES = 25 * 1024 * 1024;
 const MAX_DEPTH = 200; // the tasks read no record that is nested more deeply (core/wire.py)
 
 export class Attempt {
@@ -141,7 +140,7 @@ function withOptimization(text, fields, optimization) {
     fields.includes("optimization") || !fields.length
       ? toJson({ ...JSON.parse(text), optimization })
       : `${text.trimEnd().slice(0, -1)},"optimization":${toJson(optimization)}}`;
-  if (joined.length > MAX_BYTES / 4 && new TextEncoder().encode(joined).length > MAX_BYTES)
+  if (isTooLarge(joined))
     throw new PageError("page and optimization are too large for the store", "too_large");
   return joined;
 }

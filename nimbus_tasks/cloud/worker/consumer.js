@@ -30,7 +30,7 @@ import {
  * `max_retries` of wrangler.jsonc.
  */
 const MAX_DELIVERIES = 5;
-/** The step of a page of which nothing is told: who has its message a second time leaves it alone. */
+/** The step of a page that tells none: who has its message again sees that it has begun. */
 const BEGUN = "start";
 /** Operations that are left for outcomes: step and progress are not shown for them. */
 const SPARE = 50;

@@ -9,6 +9,7 @@ const KEYS_A_READ = 100; // a bulk read takes so many, and is one operation
 const CONNECTIONS = 6; // an invocation has so many open at once; more would only wait
 const PAUSES = [1100, 2000, 4000]; // KV takes one write a second for a key
 const METADATA_BYTES = 1024;
+const VALUE_BYTES = 25 * 1024 * 1024;
 
 /** What KV refuses (400, 413) it refuses again. */
 const isRefusal = (error) => /failed: 4(?!29)\d\d/.test(String(error));
@@ -137,6 +138,10 @@ function stamped(metadata) {
 /** JSON that Python reads as well: half a surrogate pair is no text there. */
 export const toJson = (value) =>
   JSON.stringify(value, (_, part) => (typeof part === "string" ? part.toWellFormed() : part));
+
+/** Whether KV takes no value that long. */
+export const isTooLarge = (text) =>
+  text.length > VALUE_BYTES / 4 && new TextEncoder().encode(text).length > VALUE_BYTES;
 
 function parse(text) {
   if (text === null) return undefined;

@@ -3,7 +3,7 @@
  * nimbus_tasks/core/claims.py does in Python.
  */
 
-import { isObject, iso, toJson } from "./kv.js";
+import { isObject, isTooLarge, iso, toJson } from "./kv.js";
 import {
   CLOCK_SKEW_MS,
   asCancelled,
@@ -17,6 +17,7 @@ import {
   isNewer,
   logsKey,
   object,
+  ownFields,
   queueItem,
   queueKey,
   small,
@@ -47,7 +48,7 @@ export async function claimItems(cx, items, isCancelled) {
     if (await isCancelled(status.batch_id)) cancelled.push(page);
     else claims.push(claimOf(cx, page, status));
   await cx.kv.all(cancelled, (page) => putStatus(cx, page, asCancelled(pages.get(page))));
-  const refused = await cx.kv.all(claims, ({ job, claimed }) => putStatus(cx, job.page_id, claimed));
+  const refused = await cx.kv.all(claims, (one) => putStatus(cx, one.job.page_id, one.claimed));
   const made = claims.filter((claim) => !refused.has(claim));
   try {
     await sendAll(cx, made.map(({ job }) => job));
@@ -154,7 +155,9 @@ export async function putInQueue(cx, page, status) {
 }
 
 export async function putStatus(cx, page, status) {
-  await cx.kv.put(statusKey(cx.project, page), status, small(status));
+  const text = toJson(status);
+  const value = isTooLarge(text) ? ownFields(status) : text;
+  await cx.kv.put(statusKey(cx.project, page), value, small(status));
 }
 
 export function logEntry(step, message, { level = "info", data } = {}) {

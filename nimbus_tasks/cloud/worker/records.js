@@ -14,6 +14,10 @@ const [PATH_BYTES, ERROR_BYTES, STEP_BYTES, CODE_BYTES] = [220, 260, 120, 60];
 const LEASELESS_MS = 600_000;
 const LONGEST_LEASE_MS = 3_600_000;
 export const CLOCK_SKEW_MS = 300_000;
+const RECORD_FIELDS = (
+  "status batch_id updated attempts path uploaded superseded_by lapses spent " +
+  "queued processing result error"
+).split(" ");
 /** The part of a record that goes with its state, and the fields of all parts. */
 const PARTS = { queued: "queued", processing: "processing", done: "result", failed: "error" };
 const PART_FIELDS = (
@@ -217,6 +221,19 @@ export function usageFields(given) {
 function unknownOf(status) {
   const part = object(status[PARTS[status.status]]);
   return Object.fromEntries(Object.entries(part).filter(([name]) => !PART_FIELDS.includes(name)));
+}
+
+/** The record without what others have put into it: there is no room for that. */
+export function ownFields(status) {
+  const own = Object.entries(status).filter(([name]) => RECORD_FIELDS.includes(name));
+  const parts = Object.values(PARTS);
+  const only = (part) => Object.entries(part).filter(([name]) => PART_FIELDS.includes(name));
+  return Object.fromEntries(
+    own.map(([name, value]) => [
+      name,
+      parts.includes(name) ? Object.fromEntries(only(object(value))) : value,
+    ]),
+  );
 }
 
 // --- the small form ---

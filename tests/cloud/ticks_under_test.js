@@ -75,7 +75,12 @@ await tell({
   },
   /** As many messages, and as long ones, as a Queue takes in one call. */
   async sends_what_a_queue_takes() {
-    const here = world({ ...queued(5000), "batch:p:b": batch("run") }, { CONCURRENCY: "5000" });
+    const here = world({ "batch:p:b": batch("run") }, { CONCURRENCY: "5000" });
+    for (let n = 0; n < 5000; n += 1) {
+      const page = String(n).padStart(60, "0");
+      here.data.set(`status:p:page_${page}`, QUEUED);
+      here.data.set(key(page), {});
+    }
     const { claimed, handed } = await tick(here.env);
     return [claimed + handed, here.sent.length > claimed];
   },
@@ -100,11 +105,11 @@ await tell({
     const states = [3, 5].map((n) => here.data.get(`status:p:page_${n}`).status);
     return [left, snapshots, claimed, here.sent.map(({ body }) => body.page_id), states];
   },
-  /** A page that is queued at another place by now is not claimed by its old item. */
-  async item_of_an_old_place() {
-    const here = world(queued(1));
-    const old = key(1).replace(":05:", ":02:");
-    const { claimed, used } = await claimItems(open(here.env), [old], async () => false);
+  /** Not the one of a page that is queued at another place by now, nor that of one that has ended. */
+  async items_of_no_page_that_waits_there() {
+    const here = world({ ...queued(1), ...pages(1, done(long), 2) });
+    const items = [key(1).replace(":05:", ":02:"), key(2)];
+    const { claimed, used } = await claimItems(open(here.env), items, async () => false);
     return [claimed, used.length, here.data.has(key(1))];
   },
   /** The listing is an old one: by its record the page has ended. */

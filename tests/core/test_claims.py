@@ -480,6 +480,18 @@ def test_a_cancel_holds_though_a_client_of_the_seed_has_dropped_the_metadata(sto
 # --- finishing ---
 
 
+def test_metadata_of_others_that_leave_no_room_keep_no_page_from_ending(store: Store) -> None:
+    """Cloudflare counts their bytes, of which JSON with escapes has more."""
+    queue(store, "page_a")
+    claimed = claim_one(store)
+    assert claimed.page is not None
+    page = claimed.page._replace(metadata={"sha256": "abc", "theirs": "ü" * 500})
+    assert finish(store, success(claimed._replace(page=page), page_value="{}")) == []
+    entry = store.get(page_key(PROJECT, "page_a"))
+    assert entry is not None
+    assert (entry.value, entry.metadata) == ("{}", {"sha256": "abc"})
+
+
 def test_an_attempt_that_ended_well_leaves_its_result(store: Store) -> None:
     queue(store, "page_a")
     claimed = claim_one(store)

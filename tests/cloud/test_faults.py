@@ -55,6 +55,7 @@ EXPECTED: dict[str, Any] = {
 #: What each case of ``ticks_under_test.js`` ends with.
 TICKS: dict[str, Any] = {
     "claims_what_is_done_in_two_minutes": [4, 1, 10, 4],
+    "handed_out_a_tick_ago": [60, 0, 60, 0],
     "handed_out_before": [0, 0, 1, 1],
     "takes_no_more_operations_than_there_are": [[True, True]] * 2,
     "sends_what_a_queue_takes": [5000, True],

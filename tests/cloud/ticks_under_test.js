@@ -51,6 +51,20 @@ await tell({
     }
     return said;
   },
+  /** A tick after the one that has handed items out, while reads show them, and their pages, still. */
+  async handed_out_a_tick_ago() {
+    const said = [];
+    for (const operations of ["50", "1000"]) {
+      const before = { ...queued(60), "batch:p:b": batch("run") };
+      const here = world(before, { LAG_SECONDS: "10", OPERATIONS: operations });
+      for (let n = 0; n < 2; n += 1) {
+        const { claimed, handed } = await tick(here.env);
+        said.push(claimed + handed);
+        for (const [name, value] of Object.entries(before)) here.data.set(name, value);
+      }
+    }
+    return said;
+  },
   /** Reads may show it still; when they cannot any more, it is claimed. */
   async handed_out_before() {
     const said = [];

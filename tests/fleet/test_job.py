@@ -372,7 +372,7 @@ RUBBISH: list[Any] = [
             "priority": priority,
             "queued_at": queued_at,
         }
-        for priority, queued_at in (("high", "yesterday"), (5, "2199-01-01T00:00:00.000000Z"))
+        for priority, queued_at in (("high", "yesterday"), (5, "2099-01-01T00:00:00.000000Z"))
     ),
 ]
 

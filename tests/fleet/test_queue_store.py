@@ -263,6 +263,16 @@ def test_all_messages_of_a_page_are_acknowledged(
     assert server.messages == []
 
 
+def test_where_one_cannot_be_claimed_no_others_are_kept_from_other_workers(
+    store: Store, server: QueueServer
+) -> None:
+    for number in range(6):
+        store.put_many(queued(f"page_{number}"))
+    with store.transaction() as tx:
+        seen = [len(list(tx.scan(f"queue:{PROJECT}:", limit=limit))) for limit in (1, 2, 3)]
+    assert (seen, server.operations["read"]) == ([1, 1, 1], 1)
+
+
 def test_what_others_may_have_by_now_is_in_hand_no_more(server: QueueServer, path: Path) -> None:
     now = [0.0]
     queue = QueueClient(Transport(prefix=server.prefix, token=TOKEN), server.queue)

@@ -63,7 +63,7 @@ TICKS: dict[str, Any] = {
         *(1, 1, 3, ["page_1", "page_2", "page_5"]),
         ["queued", "processing"],
     ],
-    "items_of_no_page_that_waits_there": [0, 2, True],
+    "items_of_no_page_that_waits_there": [0, 2, 0, "cancelled"],
     "lapsed_by_an_old_listing": [0, 0],
     "leaves_a_record_alone": ["later", "later", "as it is", "as it is", 0],
     "summed_up_when_reads_have_come_up": ["later", "written", "written"],

@@ -124,7 +124,9 @@ await tell({
     const here = world({ ...queued(1), ...pages(1, done(long), 2) });
     const items = [key(1).replace(":05:", ":02:"), key(2)];
     const { claimed, used } = await claimItems(open(here.env), items, async () => false);
-    return [claimed, used.length, here.data.has(key(1))];
+    const ended = await claimItems(open(here.env), [key(1)], async () => true); // its batch is cancelled
+    const { status } = here.data.get("status:p:page_1");
+    return [claimed, used.length, ended.claimed, status];
   },
   /** The listing is an old one: by its record the page has ended. */
   async lapsed_by_an_old_listing() {

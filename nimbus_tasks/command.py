@@ -22,6 +22,7 @@ from invoke.tasks import Task, task
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS
 from nimbus_tasks.core.errors import (
     BatchCancelledError,
+    InterruptedByUserError,
     NimbusError,
     PagesFailedError,
     StoreError,
@@ -31,7 +32,6 @@ from nimbus_tasks.core.errors import (
 
 #: What a shell reports of a program that a closed pipe ended; nobody reads what it would say.
 EXIT_BROKEN_PIPE = 141
-EXIT_INTERRUPTED = 130
 #: More threads than pages can keep busy, and fewer than a process may have anywhere.
 MAX_CONCURRENCY = 1000
 
@@ -56,12 +56,12 @@ class Command(Task[Callable[..., Any]]):
             sys.stdout.flush()
             return result
         except NimbusError as error:
-            _say(error.message, error.advice)
+            _say(error)
             raise Exit(code=error.exit_code) from error
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):
                 Console().note("")
-            raise Exit(code=EXIT_INTERRUPTED) from None
+            raise Exit(code=InterruptedByUserError.exit_code) from None
         except BrokenPipeError:
             drop_stdout()
             raise Exit(code=EXIT_BROKEN_PIPE) from None
@@ -69,7 +69,7 @@ class Command(Task[Callable[..., Any]]):
             reason = error.strerror or str(error)
             drop_stdout()
             where = "" if error.filename is None else f"{error.filename}: "
-            _say(f"{where}{reason}", cure_of(error))
+            _say(StoreError(f"{where}{reason}", advice=cure_of(error)))
             raise Exit(code=StoreError.exit_code) from error
 
     def __eq__(self, other: object) -> bool:
@@ -94,11 +94,13 @@ class Namespace(Collection):
         return typed, config
 
 
-def _say(message: str, advice: str | None = None) -> None:
+def _say(error: NimbusError) -> None:
     from nimbus_tasks.ui.console import Console
 
     with contextlib.suppress(OSError):  # a stderr that takes nothing: the exit code has to do
-        Console().error(message, advice)
+        console = Console()
+        say = console.stopped if isinstance(error, InterruptedByUserError) else console.error
+        say(error.message, error.advice, error.command)
 
 
 def command(**options: Any) -> Callable[[Callable[..., Any]], Command]:

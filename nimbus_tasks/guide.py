@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,12 @@ class Standing:
     steps: list[NextStep]
 
 
-def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
+def standing(
+    root: Path, folder: str = DEFAULT_FOLDER, tell: Callable[[str], None] = lambda _: None
+) -> Standing:
     """Where the project in ``root`` stands, whose maps are in ``folder`` if nobody says otherwise;
-    what is wrong with it is said, and raises nothing."""
+    what is wrong with it is said, and raises nothing. ``tell`` is told where a store has to wait.
+    """
     upload = NextStep(
         f"Send the content maps in {clip(clean(folder), 60, keep_end=True)}, or in --folder",
         "invoke nimbus.upload",
@@ -51,14 +55,15 @@ def standing(root: Path, folder: str = DEFAULT_FOLDER) -> Standing:
         project = load_project(root)
         if not project.has_store:
             return Standing(f"Project {project.name} has no batch yet.", [upload])
-        with project.open_store() as store, store.snapshot() as reading:
+        with project.open_store(tell=tell) as store, store.snapshot() as reading:
             heads = batches.heads(reading, project.project_id)
             if not heads:
                 return Standing(f"Project {project.name} has no batch yet.", [upload])
             view = batches.look(reading, heads[0], utc_now(), engine=project.engine)
     except NimbusError as error:
-        doctor = NextStep(error.advice or "See what is wrong", "invoke nimbus.doctor")
-        return Standing(f"Something is wrong: {error.message}", [doctor])
+        advice = f" · {error.advice}" if error.advice else ""
+        doctor = NextStep("See what else there is to it", "invoke nimbus.doctor")
+        return Standing(f"Something is wrong: {error.message}{advice}", [doctor])
     head, counts = view.head, view.tally.counts
     count = "1 batch" if len(heads) == 1 else f"{len(heads):,} batches"
     words = (
@@ -79,7 +84,7 @@ def guide(c: Context) -> Standing:
     """
     console = Console()
     style, columns = console.style, console.columns
-    found = standing(project_root(c), _folder(c))
+    found = standing(project_root(c), _folder(c), console.note)
     console.say(
         style.bold("Batches of page work: upload, work, watch, retry, report."),
         "",

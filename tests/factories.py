@@ -52,6 +52,11 @@ def write_maps(folder: Path, count: int) -> None:
         write_map(folder, f"page-{number:03d}.json", a_map(f"dist/page-{number:03d}.html"))
 
 
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(child.name for child in folder.iterdir())
+
+
 def upload(project: Project, store: Store, folder: Path, **options: Any) -> Uploaded:
     """Check a folder and send it."""
     checked = check_folder(folder, project.project_id)

@@ -479,7 +479,9 @@ def test_a_dry_run_of_a_first_upload_writes_no_file(root: Path, project: Project
     invoke_command(root)  # writes tasks.py
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     ran = invoke(root, "nimbus.upload", "--dry-run", "--json", PYTHONDONTWRITEBYTECODE="1")
-    assert json.loads(ran.stdout)["dry_run"] is True
+    document = json.loads(ran.stdout)
+    assert document["dry_run"] is True
+    assert document["project_id"] is None  # that of a project which nobody has made
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 

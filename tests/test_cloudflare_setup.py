@@ -14,6 +14,7 @@ from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import load_project, save_project
 from nimbus_tasks.doctor import Check, examine
 from nimbus_tasks.init import init_project
+from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 from nimbus_tasks.upload.preflight import upload_cost
 from tests.factories import invoke, write_maps
 from tests.kv.kv_server import Answer, KVServer
@@ -103,7 +104,8 @@ def test_the_account_may_come_from_the_environment(
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "fedcba98")
     init_project(tmp_path, store="cloudflare", cloudflare={"namespace_id": NAMESPACE})
     with load_project(tmp_path).open_store() as store:
-        assert "fedcba98" in store._client._transport.prefix  # type: ignore[attr-defined]
+        assert isinstance(store, CloudflareStore)
+        assert "fedcba98" in store._client._transport.prefix
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,10 @@ def test_what_is_wrong_is_said_and_is_no_error_of_the_guide(
     monkeypatch.chdir(project.root)
     guide.guide(Context())
     shown = capsys.readouterr().out
+    words, advice = " ".join(shown.split()), "Write a new one with: invoke nimbus.init --force"
+    assert f"(line 1, column 2) · {advice} See what else there is to it:" in words
     assert "Something is wrong" in shown
-    assert "invoke nimbus.doctor" in shown
+    assert "     invoke nimbus.doctor\n" in shown
 
 
 def test_a_configuration_that_is_named_and_not_there_is_said_by_guide_and_doctor(

@@ -26,7 +26,7 @@ from nimbus_tasks.kv.store import Entry, KeyValues, Store
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean, clip
+from nimbus_tasks.ui.text import clean, clip, wrap
 
 #: More page names than a person reads; --json has them all.
 _SHOWN = 20
@@ -35,7 +35,8 @@ _SHOWN = 20
 @dataclass(frozen=True)
 class Retried:
     """``requeued`` are page ids, ``names`` the paths of the same pages. ``superseded`` counts
-    failed pages that belong to a later batch now and are to be retried there."""
+    failed pages that belong to a later batch now and are to be retried there; ``other_codes`` are
+    the codes of failed pages that the one asked for has left out."""
 
     batch_id: str
     status: str
@@ -43,6 +44,7 @@ class Retried:
     names: list[str]
     superseded: int
     dry_run: bool = False
+    other_codes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``--json``."""
@@ -76,7 +78,7 @@ def retry_pages(
         infos: Iterable[PageInfo] = batches.pages_of(tx, head)
         if page is not None:
             infos = [_named(infos, head, page)]
-        chosen, superseded = _choose(infos, code, include_cancelled)
+        chosen, superseded, others = _choose(infos, code, include_cancelled)
         if dry_run or not chosen:
             status = batches.fold(tx, head).status(head.intent)
         else:
@@ -88,6 +90,7 @@ def retry_pages(
         names=[info.name for info in chosen],
         superseded=superseded,
         dry_run=dry_run,
+        other_codes=tuple(sorted(others)),
     )
 
 
@@ -105,21 +108,25 @@ def _named(infos: Iterable[PageInfo], head: BatchHead, page: str) -> PageInfo:
 
 def _choose(
     infos: Iterable[PageInfo], code: str | None, include_cancelled: bool
-) -> tuple[list[PageInfo], int]:
-    """The pages to retry, in the order of their names, and how many a later batch has now."""
+) -> tuple[list[PageInfo], int, set[str]]:
+    """The pages to retry, in the order of their names, how many a later batch has now, and the
+    codes of those that have another than ``code``."""
     states = {"failed", "cancelled"} if include_cancelled else {"failed"}
     code = None if code is None else clip_bytes(code, CODE_BYTES)  # as the listing has it
     chosen: list[PageInfo] = []
     superseded = 0
+    others: set[str] = set()
     for info in infos:
         its_code = info.status.get("code") or UNKNOWN_CODE
-        if info.status["status"] not in states or code not in (None, its_code):
+        if info.status["status"] not in states:
             continue
-        if info.status.get("superseded_by"):
+        if code not in (None, its_code):
+            others.add(its_code)
+        elif info.status.get("superseded_by"):
             superseded += 1
         else:
             chosen.append(info)
-    return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded
+    return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded, others
 
 
 def _requeue(tx: KeyValues, head: BatchHead, chosen: list[PageInfo]) -> tuple[str, list[PageInfo]]:
@@ -210,13 +217,19 @@ def retry(
 def _lines(retried: Retried, style: Style, columns: int) -> list[str]:
     lines = []
     if not retried.requeued:
-        lines.append(f"{style.sign('ok')} No failed pages to retry in {retried.batch_id}")
+        which = " with that code" if retried.other_codes else ""
+        lines.append(f"{style.sign('ok')} No failed pages{which} to retry in {retried.batch_id}")
+        if retried.other_codes:
+            codes = ", ".join(clean(code) for code in retried.other_codes)
+            lines.append(f"   {clip(f'there are: {codes}', columns - 3)}")
     else:
         what = "Would queue" if retried.dry_run else "Queued"
-        lines.append(
+        title = (
             f"{style.sign('retrying')} {what} {pages(len(retried.requeued))} of"
             f" {style.bold(retried.batch_id)} again, ahead of new pages"
         )
+        first, *rest = wrap(title, columns, indent=3)
+        lines += [first, *(f"   {line}" for line in rest)]
         lines += [
             f"   ↻ {clip(clean(name), columns - 5, keep_end=True)}"
             for name in retried.names[:_SHOWN]

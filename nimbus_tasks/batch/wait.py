@@ -12,12 +12,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
-from nimbus_tasks.batch.monitor.watch import Sight, follow
+from nimbus_tasks.batch.monitor.watch import Sight, detached, follow
 from nimbus_tasks.command import (
     BATCH_HELP,
-    EXIT_INTERRUPTED,
     JSON_HELP,
     check_seconds,
     command,
@@ -100,9 +98,7 @@ def wait(
             view = wait_for_batch(project, batch, interval=every, timeout=most, on_sight=bar.look)
         except KeyboardInterrupt:
             bar.close()
-            if bar.view is not None:
-                console.note(f"Waits no more; {bar.view.head.batch_id} goes on as it is.")
-            raise Exit(code=EXIT_INTERRUPTED) from None
+            raise detached(bar.view, "nimbus.batch.wait") from None
     if json:
         console.document(view.to_json())
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from nimbus_tasks.cloud.init import worker_folder
 from nimbus_tasks.cloud.wrangler import (
@@ -29,15 +27,17 @@ from nimbus_tasks.cloud.wrangler import (
     find_wrangler,
     last_words,
     load_worker,
+    old_node,
 )
 from nimbus_tasks.command import (
-    EXIT_INTERRUPTED,
     check_int,
     check_seconds,
     command,
     project_root,
 )
-from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.advice import shell_quoted
+from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
+from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.project import (
     Project,
     load_project,
@@ -108,7 +108,7 @@ def running(
             stderr=subprocess.STDOUT,
             env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
             # Ctrl-C is for us alone: we end it, when the tick in hand has ended.
-            start_new_session=True,
+            **in_own_group(),
         )
     try:
         address = _address_when_ready(process, log)
@@ -191,21 +191,20 @@ def _ask(url: str, seconds: float) -> None:
 
 
 def _ended(log: Path) -> UsageError:
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    said = without_secret(said, os.environ.get(TOKEN_VARIABLE))
+    log_text = log.read_text(encoding="utf-8", errors="replace")
+    if (error := old_node(log_text)) is not None:
+        return error
+    said = without_secret(last_words(log_text), os.environ.get(TOKEN_VARIABLE))
     return UsageError(f"wrangler does not run: {said}", advice=f"All that it said: {log}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """It ends its own processes when asked; what is left of its group is killed."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    if sys.platform != "win32":  # where it would be killed, and its own processes live on
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    kill_group(process)
     process.wait()
 
 
@@ -242,16 +241,20 @@ def dev(
                 time.sleep(seconds)
     except KeyboardInterrupt:
         console.note("")  # behind the terminal's ^C
-        console.note("Stopped: the Worker runs no more; what is in its KV stays.")
-        raise Exit(code=EXIT_INTERRUPTED) from None
+        raise InterruptedByUserError(
+            "stopped: the Worker runs no more; what is in its KV stays"
+        ) from None
 
 
 def _say_how(console: Console, local: LocalWorker, seconds: float) -> None:
-    style = console.style
+    style, config = console.style, path_here(local.config)
+    setting = f"export NIMBUS_CONFIG={shell_quoted(config)}"
+    if os.name == "nt":  # where quotes would be a part of the value
+        setting = f"set NIMBUS_CONFIG={config}"
     console.say(
         f"{style.sign('ok')} {local.address}: the Worker runs, a tick every {seconds:g} s",
         "   in another terminal:",
-        f"   export NIMBUS_CONFIG={shlex.quote(path_here(local.config))}",
+        f"   {setting}",
         "   invoke nimbus.upload nimbus.batch.monitor nimbus.batch.report",
         style.dim(f"   Ctrl-C ends it; its log: {path_here(local.log)}"),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_
 import re
 import secrets
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from invoke.context import Context
 
 from nimbus_tasks.cloud.wrangler import CONFIG_NAME, NO_NAMESPACE, wrangler_version
 from nimbus_tasks.command import JSON_HELP, check_text, command, project_root
+from nimbus_tasks.core.advice import shell_quoted
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import (
     Project,
@@ -102,7 +102,7 @@ def write_worker(
         config = part / CONFIG_NAME
         filled = _fill(config.read_text(encoding="utf-8"), project, str(namespace), variables)
         config.write_text(filled, encoding="utf-8")
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return Written(folder, sorted(names), processor, str(namespace))
 
 
@@ -171,7 +171,7 @@ def init(
         console.document(written.to_json())
     else:
         style = console.style
-        where = "" if folder is None else f" --folder={shlex.quote(path_here(target))}"
+        where = "" if folder is None else f" --folder={shell_quoted(path_here(target))}"
         console.say(
             f"{style.sign('ok')} {path_here(target)}/: the Worker of {project.project_id}",
             f"   processor.js is what it does to a page: {processor}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nimbus_tasks.core.errors import StoreError, UsageError
+from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.wire import mapping_field
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
@@ -23,6 +24,8 @@ NO_NAMESPACE = "0" * 32
 INSTALL_ADVICE = "Install it in the project with: npm install --save-dev wrangler"
 NEWER_ADVICE = "Get the newest with: npm install --save-dev wrangler@latest (it wants Node 22)."
 OLDEST_MAJOR = 4
+#: A version is said within a second or two; Node that starts from a slow disk takes some more.
+VERSION_SECONDS = 30.0
 PERMISSIONS = "Workers Scripts: Edit, Workers KV Storage: Edit, Queues: Edit"
 
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -120,12 +123,12 @@ def find_wrangler(*folders: Path) -> str:
 def wrangler_version(*folders: Path) -> str:
     """The version of the program that :func:`find_wrangler` finds, by starting it.
 
-    Raises :class:`UsageError` where it does not run, for the want of a newer Node say, or is of
-    before :data:`OLDEST_MAJOR`.
+    Raises :class:`UsageError` where it does not run, for the want of a newer Node say, says nothing
+    for :data:`VERSION_SECONDS`, or is of before :data:`OLDEST_MAJOR`.
     """
     program = find_wrangler(*folders)
     try:
-        said = run_wrangler(program, Path.cwd(), ("--version",))
+        said = run_wrangler(program, Path.cwd(), ("--version",), seconds=VERSION_SECONDS)
     except StoreError as error:
         raise UsageError(
             f"wrangler does not run: {error.message}", advice=INSTALL_ADVICE
@@ -138,43 +141,68 @@ def wrangler_version(*folders: Path) -> str:
 
 
 def run_wrangler(
-    program: str, folder: Path, arguments: Sequence[str], secret: str | None = None
+    program: str,
+    folder: Path,
+    arguments: Sequence[str],
+    secret: str | None = None,
+    *,
+    seconds: float | None = None,
 ) -> str:
     """Run wrangler in ``folder`` and return what it says; ``secret`` goes to its stdin.
 
-    Raises :class:`UsageError` where nobody is logged in or Node is too old for it,
-    :class:`StoreError` for any other refusal.
+    Raises :class:`UsageError` where nobody is logged in, Node is too old for it, or it has not
+    ended after so many ``seconds``; :class:`StoreError` for any other refusal.
     """
+    what = f"wrangler {' '.join(arguments[:2])}"
     try:
-        ran = subprocess.run(
+        process = subprocess.Popen(
             [program, *arguments],
             cwd=folder,
-            input=secret if secret is not None else "",
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
             errors="replace",
             env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
+            **in_own_group(),  # to be ended with all that it has started
         )
     except OSError as error:
         raise UsageError(
             f"cannot start wrangler: {error.strerror}", advice=INSTALL_ADVICE
         ) from error
-    said = _ESCAPES.sub("", f"{ran.stdout}\n{ran.stderr}")
+    with process:
+        try:
+            said, _ = process.communicate(secret or "", timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise UsageError(
+                f"{what} has not ended after {seconds:g} s",
+                advice=f"See what holds it up, by hand: npx {what}",
+            ) from None
+        finally:
+            kill_group(process)
+            process.wait()
+    said = _ESCAPES.sub("", said)
     for hidden in (secret, os.environ.get(TOKEN_VARIABLE)):
         said = without_secret(said, hidden)
-    if ran.returncode == 0:
+    if process.returncode == 0:
         return said
-    if _OLD_NODE.search(said):
-        raise UsageError(last_words(said), advice="See https://nodejs.org.")
+    if (too_old := old_node(said)) is not None:
+        raise too_old
     if _NOT_LOGGED_IN.search(said):
         raise UsageError(
             "nobody is logged in to Cloudflare",
             advice="Run: wrangler login, or set CLOUDFLARE_API_TOKEN.",
         )
-    what = f"wrangler {' '.join(arguments[:2])}"
     advice = f"The token needs: {PERMISSIONS}." if _REFUSED_TOKEN.search(said) else None
     raise StoreError(f"{what}: {last_words(said)}", advice=advice)
+
+
+def old_node(said: str) -> UsageError | None:
+    """That Node is too old for wrangler, if that is what it has ``said``."""
+    if not _OLD_NODE.search(said):
+        return None
+    return UsageError(last_words(said), advice="Get one from https://nodejs.org.")
 
 
 def last_words(said: str) -> str:

@@ -85,7 +85,10 @@ def next_steps(
     last one did.
     """
     if status == "uploading":
-        why = "Its upload has not come to its end: if nobody is sending any more, go on with it"
+        why = (
+            "Its upload has not come to its end: if nobody is sending any more, go on with it"
+            " (and with its --folder, if it had one)"
+        )
         return [NextStep(why, _command("upload", batch_id))]
     if not is_finished(status):
         return _while_open(batch_id, counts, stalled, engine, worker_options)

@@ -16,14 +16,18 @@ _FORBIDDEN = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 
 
 class NimbusError(Exception):
-    """Base of the project's own errors."""
+    """Base of the project's own errors. ``command`` is what to type, behind the advice: it may be
+    long, and is never cut."""
 
     exit_code = 2
 
-    def __init__(self, message: str, *, advice: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, advice: str | None = None, command: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.advice = advice
+        self.command = command
 
 
 class UsageError(NimbusError):
@@ -76,7 +80,8 @@ class BatchCancelledError(NimbusError):
 
 
 class InterruptedByUserError(NimbusError):
-    """Ctrl-C, after everything in flight was brought to a safe state."""
+    """Ctrl-C, after everything in flight was brought to a safe state: no fault, and not shown as
+    one."""
 
     exit_code = 130
 

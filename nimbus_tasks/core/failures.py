@@ -133,7 +133,7 @@ def _other() -> _Open:
 #: model.
 _KEPT_NUMBERS = (
     r"\b(?:HTTP(?:/\d(?:\.\d)?)?|status|code|signal|errno|error)[ :=#(\[]{1,3}\d{1,5}\b"
-    r"|(?:^|(?<=:\ ))[45]\d\d\b(?=\ [A-Za-z])"
+    r"|(?:^|(?<=:\ ))[45]\d\d\b(?=\ [A-Za-z])|\banswered [45]\d\d\b"
     r"|\b[a-z]+-\d[a-z]\b"  # gpt-4o
 )
 _PLACEHOLDERS = (

@@ -58,7 +58,8 @@ class Listing:
 
 
 def find_map_files(folder: Path) -> Iterator[str]:
-    """Every ``*.json`` under ``folder``, in the order of their names; hidden folders are left out.
+    """Every ``*.json`` under ``folder``, in the order of their names; what is hidden, and links to
+    folders, are left out.
 
     As names below the folder, with ``/``: of 100,000 of them paths would take 39 MB. Raises
     :class:`UsageError` where ``folder`` is none or cannot be read.

@@ -26,8 +26,10 @@ STORES = ("sqlite", "cloudflare")
 QUEUES = ("keys", "document", "cloudflare-queues")
 #: Those of :attr:`Project.engine` that are a Worker.
 WORKER_ENGINES = ("cloudflare", "dev")
-#: What file systems without hard links answer.
-_NO_HARD_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
+#: What file systems without hard links answer; EINVAL is what Windows does of FAT.
+_NO_HARD_LINKS = frozenset(
+    (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+)
 #: Nobody writes a report for so long.
 _ABANDONED_SECONDS = 3600.0
 
@@ -185,8 +187,10 @@ def load_project(root: Path) -> Project:
             f"there is no project in {root} (no .nimbus/project-config.json)",
             advice="Make one with: invoke nimbus.init, or upload your first pages.",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", advice=_mending()) from error
     except NoJsonError as error:
         raise UsageError(f"{path} {error}", advice=_mending()) from error
     return _parse_config(root, path, config)

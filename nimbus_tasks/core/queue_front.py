@@ -46,6 +46,10 @@ class QueueFrontStore(Store):
         return self._inner.lag_seconds
 
     @property
+    def memory_seconds(self) -> float:  # type: ignore[override]
+        return self._inner.memory_seconds
+
+    @property
     def write_interval(self) -> float:
         return self._inner.write_interval
 

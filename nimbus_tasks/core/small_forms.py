@@ -36,7 +36,7 @@ def small_forms(listed: Sequence[Small | None]) -> tuple[list[Small | None], lis
     Comes with the columns of those that are not ``None``.
     """
     try:
-        columns = columns_of(listed)  # type: ignore[arg-type]
+        columns = columns_of(listed)  # type: ignore[arg-type]  # of a None: TypeError
         if all(map(_are_sound, columns)):
             return list(listed), columns
     except TypeError:  # no metadata, or a value that is not even of the kind that can be compared

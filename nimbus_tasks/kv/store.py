@@ -55,9 +55,11 @@ class KeyValues(ABC):
     """Reading and writing, inside a transaction or outside one.
 
     ``lag_seconds``: for so long others' writes may not be seen; 0 where there is one truth.
+    ``memory_seconds``: for so long what was written here is shown, also if others have deleted it.
     """
 
     lag_seconds: float = 0.0
+    memory_seconds: float = 0.0
     #: Whether a worker can be given the pages of one batch alone.
     serves_batches: bool = True
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nimbus_tasks.core.errors import ProcessorError
+from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.wire import NoJsonError, dump_json, strict_loads
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 
@@ -78,9 +78,6 @@ class CommandProcessor:
     def _start(self, page: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in self._withheld}
         environment["NIMBUS_PAGE_ID"] = str(page["page_id"])
-        group: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         try:
             return subprocess.Popen(
                 self._command,
@@ -90,7 +87,7 @@ class CommandProcessor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                **group,
+                **in_own_group(),
             )
         except OSError as error:
             raise ProcessorError(f"cannot start it: {error}", code="command_failed") from error
@@ -152,10 +149,14 @@ class _Reader(threading.Thread):
     def take_the_rest(self, deadline: float) -> None:
         """Return when all that the command wrote is kept; at the latest at ``deadline``."""
         assert self._pipe is not None
-        while self.is_alive() and time.monotonic() < deadline:
-            with self._reading:
+        while self.is_alive() and (left := deadline - time.monotonic()) > 0:
+            if not self._reading.acquire(timeout=left):
+                return  # on Windows, where what is in the pipe is known by reading alone
+            try:
                 if not self._pipe.closed and not _is_readable(self._pipe, 0):
                     return
+            finally:
+                self._reading.release()
             self.join(0.01)
 
     def _keep(self, chunk: bytes) -> bool:
@@ -187,13 +188,8 @@ def _write(pipe: IO[bytes] | None, page: bytes) -> None:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the shell and whatever it has started."""
-    if process.poll() is not None:
-        return
-    if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        kill_group(process)
 
 
 def _how_it_ended(code: int, last_words: str) -> str:

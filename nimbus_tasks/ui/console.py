@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from nimbus_tasks.ui.style import Style, style_for
-from nimbus_tasks.ui.text import clean, clip, command_lines, wrap
+from nimbus_tasks.ui.text import clean, clip, command_lines, width, wrap
 
 #: No line is longer than this where there is no terminal to ask.
 DEFAULT_COLUMNS = 100
@@ -57,20 +57,35 @@ class Console:
         """Write a message that is not the result, to stderr."""
         _write(sys.stderr, [self.error_style.plain(line) + "\n"])
 
-    def error(self, message: str, advice: str | None = None) -> None:
+    def error(self, message: str, advice: str | None = None, command: str | None = None) -> None:
         """Say on stderr, in one line, what is wrong and what to do."""
-        self._complain("error", message, advice)
+        self._complain("error", message, advice, command)
+
+    def stopped(self, message: str, advice: str | None = None, command: str | None = None) -> None:
+        """Say on stderr, in one line, what Ctrl-C has ended and how to go on."""
+        self._complain("stopped", message, advice, command)
 
     def warning(self, message: str, advice: str | None = None) -> None:
         """Say on stderr, in one line, what is odd and ends nothing, and what to do."""
         self._complain("warning", message, advice)
 
-    def _complain(self, level: str, message: str, advice: str | None) -> None:
+    def _complain(
+        self, level: str, message: str, advice: str | None, command: str | None = None
+    ) -> None:
         style = self.error_style
         line = style.sign(level) + " " + style.state(level, clip(clean(message), MAX_MESSAGE))
         if advice:
             line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
+        below: list[str] = []
+        if command:  # to be pasted: neither cut, nor broken by the terminal within a word
+            room = terminal_size(sys.stderr)[0] if sys.stderr.isatty() else None
+            if room is None or width(f"{line} {command}") <= room:
+                line += f" {command}"
+            else:
+                below = command_lines(command, room - 3)
         self.note(line)
+        for part in below:
+            self.note(f"   {part}")
 
     def refusal(self, message: str) -> None:
         """Say on stderr what is wrong with one of many; broken between words on a terminal."""
@@ -156,7 +171,8 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
     if not stream.isatty():
         return fallback
     size = shutil.get_terminal_size(fallback)
-    return max(20, size.columns), max(4, size.lines)
+    # Python 3.10 gives the 0 of a terminal that does not know its size as it is.
+    return max(20, size.columns or fallback[0]), max(4, size.lines or fallback[1])
 
 
 def can_redraw(stream: TextIO) -> bool:

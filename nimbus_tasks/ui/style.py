@@ -23,6 +23,7 @@ _SIGNS = {
     "stalled": ("⏳", "??"),
     "ok": ("✅", "ok"),
     "warning": ("⚠️", "!."),
+    "stopped": ("🛑", "xx"),
     "error": ("❌", "!!"),
     "batch": ("📦", "##"),
 }
@@ -34,6 +35,7 @@ _COLOURS = {
     "error": "31",
     "partially_completed": "33",
     "warning": "33",
+    "stopped": "33",
     "stalled": "33",
     "processing": "33",
     "retrying": "33",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -101,6 +102,8 @@ def upload(
                 dry_run=dry_run,
                 progress=bar,
             )
+    if is_new and dry_run:
+        outcome = replace(outcome, project_id=None)
     cost = None
     if dry_run and project.store == "cloudflare":
         sent, taken = outcome.uploaded, outcome.taken_over
@@ -129,7 +132,7 @@ def _project_for_upload(root: Path) -> tuple[Project, bool]:
 
 
 def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoReturn:
-    _show_rejected(console, checked.rejected)
+    _show_rejected(console, checked.rejected, in_json=False)
     if checked.rejected:
         raise UsageError(f"none of the files in {folder} is a usable content map")
     raise UsageError(
@@ -138,7 +141,7 @@ def _nothing_usable(console: Console, folder: Path, checked: Checked) -> NoRetur
 
 
 def _lines(outcome: Uploaded, style: Style) -> list[str]:
-    lines = []
+    lines, listings = [], len(outcome.checked.listings)
     if outcome.dry_run:
         lines.append(
             f"{style.sign('uploading')} Would send {pages(outcome.uploaded)},"
@@ -158,7 +161,7 @@ def _lines(outcome: Uploaded, style: Style) -> list[str]:
         (outcome.taken_over, "taken over from an earlier batch"),
         (outcome.elsewhere, "in a later batch now; they stay there"),
         (outcome.dropped, "of the batch no longer in the folder and never sent; left out"),
-        (len(outcome.checked.listings), "is the scan's listing, no page"),
+        (listings, f"{'is the' if listings == 1 else 'are the'} scan's listing, no page"),
         (len(outcome.checked.rejected), "refused"),
     ):
         if count:
@@ -182,8 +185,9 @@ def _cost_lines(cost: Cost) -> list[str]:
     ]
 
 
-def _show_rejected(console: Console, rejected: Sequence[Rejected]) -> None:
+def _show_rejected(console: Console, rejected: Sequence[Rejected], *, in_json: bool = True) -> None:
     for one in rejected[:_REJECTED_SHOWN]:
         console.refusal(f"refused {clip(clean(one.file), 60, keep_end=True)}: {one.error}")
     if len(rejected) > _REJECTED_SHOWN:
-        console.note(f"… and {len(rejected) - _REJECTED_SHOWN:,} more; --json names them all")
+        all_of_them = "; --json names them all" if in_json else ""
+        console.note(f"… and {len(rejected) - _REJECTED_SHOWN:,} more{all_of_them}")

@@ -55,14 +55,15 @@ CHUNK_PAGES, CHUNK_BYTES = 1000, 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The outcome. ``batch_id`` is ``None`` where nothing was sent and no batch was made.
+    """The outcome. ``batch_id`` is ``None`` where nothing was sent and no batch was made,
+    ``project_id`` where there is no project yet and a dry run has made none.
 
     ``taken_over`` pages were in an earlier batch; ``elsewhere`` ones are in a later batch than the
     one that was to be continued, and stay there; ``dropped`` ones had been listed by an upload that
     was cut off, and are in the folder no more. ``resumed``: nobody named the batch that goes on.
     """
 
-    project_id: str
+    project_id: str | None
     batch_id: str | None
     status: str | None
     page_count: int
@@ -209,8 +210,8 @@ def _send_pages(
             progress.advance(len(chunk))
     except KeyboardInterrupt:
         raise InterruptedByUserError(
-            f"interrupted: {sent.pages:,} of {len(plan.wanted):,} pages are sent",
-            advice=f"Go on with: invoke nimbus.upload --batch={batch_id}",
+            f"interrupted: {sent.pages:,} of {len(plan.wanted):,} pages of {batch_id} are sent",
+            advice="Run it again as you typed it, and it goes on.",
         ) from None
     return sent
 

@@ -182,7 +182,7 @@ def worker(
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
         again = work_command("python", options.batch_id, typed)
-        raise InterruptedByUserError(f"stopped{back}", advice=f"Go on with: {again}")
+        raise InterruptedByUserError(f"stopped{back}", advice="Go on with:", command=again)
     if exit_status:
         for status in worked.batches.values():
             exit_with_outcome(status)

@@ -6,6 +6,7 @@ them together, so that a page costs a part of a commit and not three.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from nimbus_tasks.worker.upkeep import Upkeep
 AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
 MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 8 * 1024 * 1024
 MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 4
+#: What is left of a rate after a stretch in which less was done: threads may have had to wait.
+RATE_KEPT = 0.75
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
@@ -87,12 +90,13 @@ class Worker:
         self._rate = 0.0
         self._counted, self._counted_since = 0, time.monotonic()
         self._page_characters = 1.0
-        self._last_exchange = self._last_count = self._last_progress = 0.0
+        self._last_exchange = self._last_progress = 0.0
         self._queue_is_empty = False
         self._lost_since: float | None = None
         self._to_release: list[Claim] = []
         self._stops = self._stops_told = 0
-        self._next_look = self._looked_for_lapsed = 0.0
+        self._next_look = self._next_search = self._next_count = 0.0
+        self._next_word = math.inf
         self.worked = Worked()
         self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked)
 
@@ -120,8 +124,8 @@ class Worker:
         """Work until there is nothing left, or until it is stopped."""
         begun = time.monotonic()
         try:
-            self._upkeep.take_up_lapsed()
-            self._looked_for_lapsed = time.monotonic()
+            self._search_lapsed()
+            self._next_count = time.monotonic()
             while self._goes_on():
                 self._ended += self._pool.outcomes(self._patience())
                 try:
@@ -156,17 +160,31 @@ class Worker:
             self._stops_told = self._stops
             self._to_release += self._pool.take_back_waiting()
             self._watcher.stops(self._pool.unfinished)
-        if time.monotonic() - self._looked_for_lapsed > self._lapsed_interval():
-            self._looked_for_lapsed = time.monotonic()
-            if self._upkeep.take_up_lapsed():
-                self._queue_is_empty = False
-        if self._is_due():
+        is_due = self._is_due()
+        if is_due:
             self._exchange()
+        self._do_chores(are_threads_busy=not is_due and self._pool.waiting > 0)
         return not self._is_idle() or self._has_reason_to_wait()
 
-    def _lapsed_interval(self) -> float:
+    def _do_chores(self, *, are_threads_busy: bool) -> None:
+        """What takes a listing or a batch record, when its time has come; a little later, if only
+        then the threads have something to do meanwhile."""
+        now = time.monotonic() - (0.0 if are_threads_busy else AHEAD_SECONDS / 2)
+        if now >= self._next_word:
+            self._next_word = math.inf
+            self._upkeep.write_begun()
+        if now >= self._next_count:
+            self._next_count = now + COUNT_SECONDS * (1 + 5 * self._store.write_interval)
+            self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
+        if now >= self._next_search:
+            self._search_lapsed()
+
+    def _search_lapsed(self) -> None:
         # Ten times as long where a listing is requests, of which there are so many in five minutes.
-        return LAPSED_SECONDS * (10 if self._store.write_interval else 1)
+        times = 10 if self._store.write_interval else 1
+        self._next_search = time.monotonic() + times * LAPSED_SECONDS
+        if self._upkeep.take_up_lapsed():
+            self._queue_is_empty = False
 
     def _bear(self, error: StoreUnreachableError) -> None:
         """An outage of the store: what pages have cost must not be lost for it. Outcomes are kept,
@@ -269,7 +287,9 @@ class Worker:
             self._page_characters += (characters - self._page_characters) / 20
         self._page_characters = max(1.0, self._page_characters)
         self._pool.submit(claims)
-        if self._upkeep.begin(claims):  # the time that takes says nothing of the pages
+        if self._upkeep.begin(claims):
+            self._next_word = min(self._next_word, clock)
+            # What it took to get here says nothing of the pages.
             self._counted, self._counted_since = 0, time.monotonic()
 
     def _forget(self, claim: Claim) -> None:
@@ -331,7 +351,7 @@ class Worker:
             self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._options.concurrency
         )
         if elapsed >= MEASURE_SECONDS or is_enough:
-            self._rate = self._counted / elapsed
+            self._rate = max(self._counted / elapsed, RATE_KEPT * self._rate)
             self._counted, self._counted_since = 0, clock
 
     def _tell(self, counted: list[Outcome], refused: list[Outcome]) -> None:
@@ -342,11 +362,6 @@ class Worker:
         self.worked.failed += len(failed) - tried_again
         self.worked.done += len(counted) - len(failed)
         self._watcher.pages_ended(counted)
-        if time.monotonic() - self._last_count > COUNT_SECONDS * (
-            1 + 5 * self._store.write_interval
-        ):
-            self._last_count = time.monotonic()
-            self._watcher.still_to_do(self._count_queued() + self._pool.unfinished)
 
     def _count_queued(self) -> int:
         hidden = self._store.hidden_items() or 0

@@ -29,20 +29,28 @@ class Upkeep:
         self._worked = worked
         #: Batches whose records do not say yet what their pages have come to.
         self._open: set[str] = set()
+        #: Those of them that nobody knows yet to be at work, with the pages that were first.
+        self._begun: dict[str, list[str]] = {}
 
     def begin(self, claims: Iterable[Claim]) -> bool:
-        """Write down of which batches work has begun; whether of any for the first time."""
+        """Pages are claimed; whether work has begun of a batch, which is to be written down."""
         pages: dict[str, list[str]] = {}
         for claim in claims:
             if claim.status.batch_id not in self._open:
                 pages.setdefault(claim.status.batch_id, []).append(claim.page_id)
-        for batch_id, page_ids in pages.items():
-            self._save_begun(batch_id, page_ids)
+        self._begun |= pages
         self._open |= pages.keys()
         return bool(pages)
 
+    def write_begun(self) -> None:
+        """Write down of which batches work has begun."""
+        while self._begun:
+            batch_id, page_ids = self._begun.popitem()
+            self._save_begun(batch_id, page_ids)
+
     def save(self) -> None:
         """Write down what the batches have come to whose pages were worked on."""
+        self._begun.clear()
         while self._open:
             self._save(self._open.pop(), self._snapshot)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.batch.report import write_report
-from nimbus_tasks.batch.retry import retry_pages
+from nimbus_tasks.batch.retry import Retried, _lines, retry_pages
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify_batch
 from nimbus_tasks.core import batches
@@ -17,6 +17,8 @@ from nimbus_tasks.core.keys import batch_key, page_id_for, status_key
 from nimbus_tasks.core.pages import PageInfo, read_statuses
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from nimbus_tasks.ui.style import Style
+from nimbus_tasks.ui.text import width
 from tests.factories import a_map, failing, upload, work, write_map
 
 
@@ -180,6 +182,19 @@ def test_pages_are_found_by_the_whole_code_that_the_processor_gave(
     assert len(retry_pages(project, store, code=code).requeued) == 1
 
 
+def test_a_code_that_no_failed_page_has_is_said_with_those_that_there_are(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    work(project, store, failing("dist/page-001.html", code="refused"))
+    retried = retry_pages(project, store, code="refusd")
+    assert (retried.requeued, retried.other_codes) == ([], ("refused",))
+    title, there = _lines(retried, Style(colour=False, unicode=True), 80)
+    assert title.endswith(f" No failed pages with that code to retry in {retried.batch_id}")
+    assert there == "   there are: refused"
+    assert retry_pages(project, store).other_codes == ()
+
+
 def test_a_page_without_a_code_is_retried_by_the_name_that_the_figures_give_it(
     project: Project, store: Store
 ) -> None:
@@ -207,3 +222,10 @@ def test_a_page_that_is_further_than_the_listing_says_is_left_alone(
     assert [page.status["status"] for page in batches.pages_of(store, head)] == ["queued"] * 10
     statuses = read_statuses(store, project.project_id, [page.page_id for page in pages])
     assert {status.priority for status in statuses.values()} == {5}
+
+
+def test_what_was_queued_again_fits_a_narrow_terminal() -> None:
+    retried = Retried("batch_20261127_002712", "retrying", ["page_1"], ["dist/a.html"], 0)
+    lines = _lines(retried, Style(colour=True, unicode=True), 60)
+    assert max(map(width, lines)) <= 60
+    assert lines[1] == "   new pages"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,83 +11,21 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.batch.verify import verify, verify_batch
-from nimbus_tasks.core import batches
-from nimbus_tasks.core.claims import claim_pages
-from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.keys import batch_key, page_id_for, page_key, queue_prefix, status_key
-from nimbus_tasks.core.lapses import MAX_LAPSES, take_up_lapsed
+from nimbus_tasks.core.keys import page_key, queue_prefix, status_key
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.core.records import queue_entry, read_status
-from nimbus_tasks.kv.store import Entry, Store
-from nimbus_tasks.upload import sending
+from nimbus_tasks.kv.store import Store
+from tests.batch.damage import (
+    DAMAGES,
+    PAGE,
+    all_values,
+    batch_entry,
+    forget_a_page,
+    lose_a_status_of_another_page,
+    lose_queue_items,
+    page_of,
+    queue_a_stranger,
+)
 from tests.factories import a_map, upload, upload_cut_off, work, write_map
-
-PAGE = "dist/page-004.html"
-
-
-def page_of(project: Project) -> str:
-    return page_id_for(project.project_id, PAGE)
-
-
-def lose_queue_items(project: Project, store: Store) -> None:
-    store.delete_many([info.key for info in store.scan(queue_prefix(project.project_id))])
-
-
-def queue_twice(project: Project, store: Store) -> None:
-    entry = store.get(status_key(project.project_id, page_of(project)))
-    assert entry is not None
-    status = replace(read_status(entry), priority=9)
-    store.put_many([queue_entry(project.project_id, page_of(project), status)])
-
-
-def queue_a_stranger(project: Project, store: Store) -> None:
-    store.put(f"{queue_prefix(project.project_id)}05:1:page_stranger", "{}")
-
-
-def let_a_claim_lapse(project: Project, store: Store) -> None:
-    with store.transaction() as tx:
-        claim_pages(tx, project.project_id, 1, lease_seconds=-5, now=utc_now())
-
-
-def lose_a_status(project: Project, store: Store) -> None:
-    store.delete_many([status_key(project.project_id, page_of(project))])
-
-
-def spoil_a_status(project: Project, store: Store) -> None:
-    store.put(status_key(project.project_id, page_of(project)), "{damaged")
-
-
-def forget_a_page(project: Project, store: Store) -> None:
-    head = batches.find(store, project.project_id, None)
-    batch = batches.load(store, project.project_id, head.batch_id)
-    pages = {page_id: page for page_id, page in batch.pages.items() if page_id != page_of(project)}
-    store.put_many([replace(batch, pages=pages).entry()])
-
-
-def tell_a_lie(project: Project, store: Store) -> None:
-    head = batches.find(store, project.project_id, None)
-    key = batch_key(project.project_id, head.batch_id)
-    entry = store.get(key)
-    assert entry is not None
-    value = {**json.loads(entry.value), "status": "completed"}
-    store.put(key, json.dumps(value), {**(entry.metadata or {}), "status": "completed"})
-
-
-DAMAGES: dict[str, tuple[Callable[[Project, Store], None], set[str]]] = {
-    "queue items are lost": (lose_queue_items, {"not_in_queue"}),
-    "a page is queued twice": (queue_twice, {"stray_queue_item"}),
-    "an item of no page": (queue_a_stranger, {"stray_queue_item"}),
-    "a claim has lapsed": (let_a_claim_lapse, {"stalled"}),
-    "a status is lost": (lose_a_status, {"no_status", "stray_queue_item"}),
-    "a status is damaged": (spoil_a_status, {"no_status"}),
-    "a page is not listed": (forget_a_page, {"unlisted"}),
-    "the record says what is not so": (tell_a_lie, {"drift"}),
-}
-
-
-@pytest.fixture
-def batch(project: Project, store: Store, maps: Path) -> str | None:
-    return upload(project, store, maps).batch_id
 
 
 def test_a_sound_batch_has_no_findings(project: Project, store: Store, batch: str) -> None:
@@ -139,18 +75,6 @@ def test_an_upload_that_was_cut_off_says_how_to_go_on(
     verified = verify_batch(project, store, repair=True)
     assert {finding.kind for finding in verified.findings} == {"not_uploaded"}
     assert not verified.ok
-
-
-def batch_entry(project: Project, store: Store) -> Entry:
-    head = batches.find(store, project.project_id, None)
-    entry = store.get(batch_key(project.project_id, head.batch_id))
-    assert entry is not None
-    return entry
-
-
-def all_values(store: Store) -> dict[str, str]:
-    keys = [info.key for info in store.scan("")]
-    return {key: entry.value for key, entry in store.get_many(keys).items()}
 
 
 def test_looking_without_repair_writes_nothing(project: Project, store: Store, batch: str) -> None:
@@ -250,125 +174,6 @@ def test_an_upload_that_was_cut_off_before_its_last_write_is_found(
     assert not verify_batch(project, store).ok
 
 
-def count_too_many(project: Project, store: Store) -> None:
-    entry = batch_entry(project, store)
-    value = {**json.loads(entry.value), "page_count": 12}
-    store.put(entry.key, json.dumps(value), {**(entry.metadata or {}), "page_count": 12})
-
-
-def mistake_a_page(project: Project, store: Store) -> None:
-    entry = batch_entry(project, store)
-    value = json.loads(entry.value)
-    value["pages"][page_of(project)]["status"] = "failed"
-    store.put(entry.key, json.dumps(value), entry.metadata)
-
-
-def mistake_the_summary(project: Project, store: Store) -> None:
-    entry = batch_entry(project, store)
-    value = json.loads(entry.value)
-    value["summary"]["completed"] = 3
-    store.put(entry.key, json.dumps(value), entry.metadata)
-
-
-def spoil_the_batch(project: Project, store: Store) -> None:
-    entry = batch_entry(project, store)
-    store.put(entry.key, entry.value[:-1], entry.metadata)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        count_too_many,
-        mistake_a_page,
-        mistake_the_summary,
-        spoil_the_batch,
-    ],
-)
-def test_a_batch_record_of_an_ended_batch_that_is_wrong_is_found_and_mended(
-    project: Project, store: Store, batch: str, spoil: Callable[[Project, Store], None]
-) -> None:
-    work(project, store)
-    right = json.loads(batch_entry(project, store).value)
-    spoil(project, store)
-    assert not verify_batch(project, store).ok
-    assert verify_batch(project, store, repair=True).ok
-    assert verify_batch(project, store).findings == []
-    mended = json.loads(batch_entry(project, store).value)
-    states = [{i: page["status"] for i, page in one["pages"].items()} for one in (mended, right)]
-    assert states[0] == states[1]
-    assert mended["summary"] == right["summary"]
-
-
-def test_a_page_count_that_is_wrong_does_not_keep_a_batch_open_for_ever(
-    project: Project, store: Store, batch: str
-) -> None:
-    count_too_many(project, store)
-    assert not verify_batch(project, store).ok
-    verify_batch(project, store, repair=True)
-    work(project, store)
-    assert view_batch(project, store).status == "completed"
-
-
-def test_a_batch_record_that_cannot_be_read_does_not_keep_its_pages_from_being_worked_on(
-    project: Project, store: Store, batch: str
-) -> None:
-    spoil_the_batch(project, store)
-    assert work(project, store).done == 10
-
-
-def test_a_batch_record_that_is_gone_does_not_keep_its_pages_from_being_worked_on(
-    project: Project, store: Store, batch: str
-) -> None:
-    store.delete_many([batch_entry(project, store).key])
-    assert work(project, store).done == 10
-
-
-def test_pages_whose_batch_record_is_gone_are_found(
-    project: Project, store: Store, batch: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.delete_many([batch_entry(project, store).key])
-    monkeypatch.setattr(sending, "new_batch_id", lambda *a: "batch_20990101_000000")
-    folder = project.folder / "other"
-    write_map(folder, "other.json", a_map("other.html"))
-    upload(project, store, folder)
-    assert [f.kind for f in verify_batch(project, store).findings] == ["no_batch_record"]
-    assert verify_batch(project, store, repair=True).ok
-    assert view_batch(project, store, batch).tally.counts["queued"] == 10
-
-
-def lapse(project: Project, store: Store, times: int) -> None:
-    """As many workers vanish, one after another, each with the first page in hand."""
-    for number in range(1, times + 1):
-        with store.transaction() as tx:
-            [claim] = claim_pages(tx, project.project_id, 1, lease_seconds=-5, now=utc_now())
-            if number < times:
-                take_up_lapsed(tx, project.project_id, [claim.page_id], utc_now())
-
-
-def test_a_page_that_its_workers_vanish_with_fails_and_the_worker_that_finds_it_says_so(
-    project: Project, store: Store
-) -> None:
-    folder = project.folder / "one"
-    write_map(folder, "one.json", a_map("one.html"))
-    batch_id = upload(project, store, folder).batch_id
-    lapse(project, store, MAX_LAPSES)
-    worked = work(project, store)
-    assert worked.failed == 1
-    assert view_batch(project, store).status == "failed"
-    assert worked.batches == {batch_id: "failed"}
-
-
-def test_the_record_of_a_batch_whose_last_page_is_given_up_says_so(
-    project: Project, store: Store
-) -> None:
-    folder = project.folder / "one"
-    write_map(folder, "one.json", a_map("one.html"))
-    upload(project, store, folder)
-    lapse(project, store, MAX_LAPSES)
-    work(project, store)
-    assert verify_batch(project, store).findings == []
-
-
 def test_a_page_that_a_writer_without_leases_left_in_flight_is_found(
     project: Project, store: Store, batch: str
 ) -> None:
@@ -381,11 +186,6 @@ def test_a_page_that_a_writer_without_leases_left_in_flight_is_found(
     verify_batch(project, store, repair=True)
     work(project, store)
     assert view_batch(project, store).tally.counts["done"] == 10
-
-
-def lose_a_status_of_another_page(project: Project, store: Store) -> None:
-    other = page_id_for(project.project_id, "dist/page-007.html")
-    store.delete_many([status_key(project.project_id, other)])
 
 
 def test_what_others_wrote_into_a_record_is_there_after_a_repair(

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from nimbus_tasks.core import batches
+from nimbus_tasks.core.clock import utc_now
+from nimbus_tasks.core.project import Project
+from nimbus_tasks.kv.store import Store
+from tests.dashboard.served import Served, served
+from tests.factories import failing, upload, work
 
 _AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -72,3 +79,42 @@ def violations(page: Page) -> list[str]:
     return [
         f"{rule['id']}: {', '.join(node['html'][:120] for node in rule['nodes'])}" for rule in found
     ]
+
+
+@pytest.fixture
+def dashboard(project: Project) -> Iterator[Served]:
+    with served(project, interval=0.1) as one:
+        yield one
+
+
+@pytest.fixture
+def queued(project: Project, store: Store, maps: Path) -> str:
+    """A batch of ten pages that wait."""
+    return str(upload(project, store, maps).batch_id)
+
+
+@pytest.fixture
+def failed(project: Project, store: Store, queued: str) -> str:
+    """The same, ended: eight done, one failed as broken and one as refused."""
+    broken = failing("dist/page-001.html")
+    refused = failing("dist/page-002.html", code="refused")
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> Mapping[str, Any]:
+        return (refused if page["source_path"].endswith("002.html") else broken)(page, progress)
+
+    work(project, store, process)
+    return queued
+
+
+def counts_shown(page: Page) -> dict[str, int]:
+    """The counts that the page shows, by state."""
+    pairs = page.locator(".counts > div")
+    return {
+        pair.locator("dt").inner_text(): int(pair.locator("dd").inner_text().replace(",", ""))
+        for pair in pairs.all()
+    }
+
+
+def status(project: Project, store: Store, batch: str) -> dict[str, Any]:
+    head = batches.find(store, project.project_id, batch)
+    return batches.look(store, head, utc_now()).to_json()

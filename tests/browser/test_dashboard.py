@@ -1,72 +1,25 @@
-"""The dashboard in a real browser: live, by keyboard, with several tabs, hostile pages and a server
-that goes away."""
+"""The dashboard in a browser: what it shows of a batch, and what can be done, by keyboard too."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from nimbus_tasks.core import batches
-from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import ProcessorError
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.dashboard.documents import LookAtBatch
 from nimbus_tasks.kv.store import Store
-from tests.browser.conftest import NewPage, violations
-from tests.dashboard.served import Served, served
-from tests.dashboard.test_command import running
-from tests.factories import a_map, failing, invoke, upload, work, write_map
-
-HOSTILE = '<script>document.title="owned"</script><img src=http://evil.test/x onerror=alert(1)>'
-
-
-@pytest.fixture
-def dashboard(project: Project) -> Iterator[Served]:
-    with served(project, interval=0.1) as one:
-        yield one
-
-
-@pytest.fixture
-def queued(project: Project, store: Store, maps: Path) -> str:
-    """A batch of ten pages that wait."""
-    return str(upload(project, store, maps).batch_id)
-
-
-@pytest.fixture
-def failed(project: Project, store: Store, queued: str) -> str:
-    """The same, ended: eight done, one failed as broken and one as refused."""
-    broken = failing("dist/page-001.html")
-    refused = failing("dist/page-002.html", code="refused")
-
-    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> Mapping[str, Any]:
-        return (refused if page["source_path"].endswith("002.html") else broken)(page, progress)
-
-    work(project, store, process)
-    return queued
-
-
-def counts_shown(page: Page) -> dict[str, int]:
-    """The counts that the page shows, by state."""
-    pairs = page.locator(".counts > div")
-    return {
-        pair.locator("dt").inner_text(): int(pair.locator("dd").inner_text().replace(",", ""))
-        for pair in pairs.all()
-    }
-
-
-def status(project: Project, store: Store, batch: str) -> dict[str, Any]:
-    head = batches.find(store, project.project_id, batch)
-    return batches.look(store, head, utc_now()).to_json()
+from tests.browser.conftest import NewPage, counts_shown, status, violations
+from tests.dashboard.served import Served
+from tests.factories import invoke, upload, work
 
 
 def test_a_batch_is_followed_from_the_list_to_its_end(
@@ -245,173 +198,3 @@ def test_a_log_is_found_by_path(new_page: NewPage, dashboard: Served, failed: st
     page.get_by_label("Log of a page").fill("dist/none.html")
     page.keyboard.press("Enter")
     expect(sheet).to_contain_text("has no page dist/none.html")
-
-
-def test_hostile_pages_are_text_and_nothing_else(
-    project: Project, store: Store, new_page: NewPage, dashboard: Served
-) -> None:
-    folder = project.folder / "maps"
-    write_map(folder, "one.json", a_map(f"dist/\u202e{HOSTILE}.html"))
-    batch_id = upload(project, store, folder).batch_id
-
-    def process(one: Mapping[str, Any], progress: Callable[..., None]) -> Mapping[str, Any]:
-        progress(HOSTILE, 20)
-        raise ProcessorError(HOSTILE + "\u202e" + "x" * 3_000_000, code=HOSTILE[:50])
-
-    work(project, store, process)
-    page, asked, faults = new_page(), [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("dialog", lambda dialog: faults.append(dialog.message))
-    page.goto(f"{dashboard.url}#{batch_id}")
-    name = page.locator(".failure-row .name")
-    expect(name).to_contain_text("<script>")
-    name.click()
-    expect(page.get_by_role("dialog")).to_contain_text("onerror=alert(1)")
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="Retry failed pages").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    assert page.locator("main img, main script, dialog img, dialog script").count() == 0
-    assert all(address.startswith(dashboard.url) for address in asked)
-    assert faults == []
-    assert "owned" not in page.title()
-    assert len(page.content()) < 100_000
-
-
-def test_the_page_runs_nothing_that_is_put_into_it(new_page: NewPage, dashboard: Served) -> None:
-    page = new_page()
-    page.goto(dashboard.url)
-    refused = page.evaluate("try { document.body.innerHTML = '<b>x</b>'; 0 } catch { 1 }")
-    assert refused == 1
-    inline = "const s = document.createElement('script'); document.body.append(s);"
-    assert (
-        page.evaluate(f"try {{ {inline} s.text = 'window.ran = 1'; }} catch {{}} window.ran")
-        is None
-    )
-
-
-class _ForeignPage(BaseHTTPRequestHandler):
-    """A page of another server on this machine: the same site to a browser, another origin."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<!doctype html><title>foreign</title>")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_another_page_can_neither_act_nor_frame_even_if_it_knows_the_address(
-    project: Project, store: Store, new_page: NewPage, dashboard: Served, failed: str
-) -> None:
-    page = new_page()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _ForeignPage) as foreign:
-        threading.Thread(target=foreign.serve_forever, daemon=True).start()
-        page.goto(f"http://127.0.0.1:{foreign.server_port}/")
-        script = """async address => {
-            const ways = [{}, {mode: "no-cors"}, {headers: {"x-nimbus-action": "1"}}];
-            const ask = way => fetch(address, {method: "POST", body: "{}", ...way});
-            return (await Promise.allSettled(ways.map(ask))).map(one => one.value?.status ?? 0);
-        }"""
-        assert page.evaluate(script, f"{dashboard.url}batches/{failed}/retry") == [0, 0, 0]
-        page.evaluate(
-            """address => new Promise(seen => {
-                const frame = document.createElement("iframe");
-                Object.assign(frame, {src: address, onload: seen});
-                document.body.append(frame);
-            })""",
-            dashboard.url,
-        )
-        assert page.frame_locator("iframe").get_by_role("heading", name="Batches").count() == 0
-        foreign.shutdown()
-    assert status(project, store, failed)["status"] == "partially_completed"
-
-
-def test_a_foreign_name_for_this_machine_is_refused(new_page: NewPage, dashboard: Served) -> None:
-    page = new_page()
-    answer = page.goto(dashboard.url.replace("127.0.0.1", "rebound.localhost"))
-    assert answer is not None
-    assert answer.status == 403
-    expect(page.locator("body")).to_contain_text("not the address")
-
-
-def test_two_tabs_show_the_same_for_one_read(
-    project: Project,
-    store: Store,
-    new_page: NewPage,
-    failed: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    taken = []
-    real = LookAtBatch.__call__
-
-    def counted(self: LookAtBatch, opened: Store) -> dict[str, Any]:
-        taken.append(1)
-        return real(self, opened)
-
-    monkeypatch.setattr(LookAtBatch, "__call__", counted)
-    with served(project, interval=3600) as dashboard:
-        tabs = [new_page(), new_page()]
-        for tab in tabs:
-            tab.goto(f"{dashboard.url}#{failed}")
-            expect(tab.locator(".percent")).to_have_text("100%")
-        assert len(taken) == 1
-        tabs[0].get_by_role("button", name="Retry failed pages").click()
-        tabs[0].get_by_role("button", name="Queue 2 pages again").click()
-        for tab in tabs:
-            expect(tab.locator(".state").first).to_have_text("retrying")
-        assert counts_shown(tabs[0]) == counts_shown(tabs[1])
-        assert len(taken) == 2
-
-
-def test_a_store_that_goes_away_is_said_with_the_age_of_what_is_shown(
-    project: Project, new_page: NewPage, dashboard: Served, failed: str
-) -> None:
-    page, away = new_page(), project.root / "away"
-    page.goto(f"{dashboard.url}#{failed}")
-    expect(page.locator("#age")).to_have_text("live")
-    shutil.move(project.folder, away)
-    expect(page.locator("#trouble")).to_contain_text("is gone")
-    expect(page.locator("#trouble-age")).to_contain_text(re.compile(r"What you see is \d+ s old"))
-    expect(page.locator(".percent")).to_have_text("100%")
-    assert violations(page) == []
-    shutil.move(away, project.folder)
-    expect(page.locator("#banner")).to_be_hidden()
-    expect(page.locator("#age")).to_have_text("live")
-
-
-def test_a_server_that_was_stopped_is_said_and_found_again(
-    project: Project, new_page: NewPage, failed: str
-) -> None:
-    page = new_page()
-    with running(project.root, "--no-open") as (process, url):
-        page.goto(f"{url}#{failed}")
-        expect(page.locator(".percent")).to_have_text("100%")
-        process.send_signal(signal.SIGINT)
-        expect(page.locator("#trouble")).to_contain_text("The dashboard was stopped.")
-        expect(page.locator("#trouble-age")).to_contain_text("connects again by itself")
-        assert violations(page) == []
-        process.communicate(timeout=20)
-    with running(project.root, "--no-open") as (_, again):
-        assert again == url
-        expect(page.locator("#banner")).to_be_hidden(timeout=20_000)
-        expect(page.locator("#age")).to_have_text("live")
-
-
-def test_a_dashboard_with_another_address_is_no_longer_ours(
-    project: Project, new_page: NewPage, failed: str
-) -> None:
-    page = new_page()
-    with running(project.root, "--no-open") as (process, url):
-        page.goto(f"{url}#{failed}")
-        expect(page.locator(".percent")).to_have_text("100%")
-        process.send_signal(signal.SIGKILL)
-        expect(page.locator("#trouble")).to_contain_text("The dashboard does not answer.")
-        process.communicate(timeout=20)
-    (project.folder / "dashboard.json").unlink()
-    port = url.split(":")[2].split("/")[0]
-    with running(project.root, "--no-open", f"--port={port}"):
-        expect(page.locator("#trouble")).to_contain_text("another address", timeout=20_000)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -88,6 +89,39 @@ def test_a_node_that_is_too_old_is_no_fault_of_the_store(tmp_path: Path, wrangle
     wrangler.write_text(OLD_NODE)
     with pytest.raises(UsageError, match="at least Node"):
         run_wrangler(find_wrangler(tmp_path), tmp_path, ("deploy",))
+
+
+def test_a_wrangler_that_hangs_is_ended_with_all_that_it_has_started(
+    tmp_path: Path, wrangler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimbus_tasks.cloud.wrangler.VERSION_SECONDS", 0.5)
+    program, started = wrangler.with_name("wrangler"), tmp_path / "started"
+    program.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {started}\nwait\n")
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match=r"wrangler --version has not ended after 0\.5 s"):
+        wrangler_version(tmp_path)
+    assert time.monotonic() - begun < 10
+    for _ in range(100):  # whoever adopts it may be slow to see that it is dead
+        if not _runs(int(started.read_text())):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("what it has started runs on")
+
+
+def _runs(pid: int) -> bool:
+    ran = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return ran.stdout.strip()[:1] not in ("", "Z")
+
+
+def test_dev_says_of_an_old_node_what_the_others_say(tmp_path: Path, wrangler: Path) -> None:
+    wrangler.write_text(OLD_NODE)
+    path = os.environ["PATH"]
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
+    assert line == f"❌ {OLD_NODE} · Get one from https://nodejs.org."
 
 
 def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:

@@ -10,17 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nimbus_tasks.core.batch_records import Batch, BatchHead, head_from_metadata, read_batch
-from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, Tally, is_finished
+from nimbus_tasks.core.lifecycle import PAGE_STATES, Intent, Tally
 from nimbus_tasks.core.wire import UnreadableRecordError
 from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, KeyInfo
+from tests.core.stored_batches import BATCH, CREATED, JS, PROJECT, a_batch, a_head, in_states
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 
-PROJECT, BATCH = "proj_0123456789ab", "batch_20240902_134500"
 KEY = f"batch:{PROJECT}:{BATCH}"
-CREATED = "2024-09-02T13:45:00.000000Z"
-#: As JavaScript's toISOString() writes times.
-JS = "2024-09-02T13:45:00.250Z"
 STATUSES = ("uploading", "queued", "processing", "retrying", "cancelling", "completed", "failed")
 
 #: A record as the seed's upload and worker leave it, written by JSON.stringify and a plain put.
@@ -73,26 +70,9 @@ def any_batch(draw: st.DrawFn) -> Batch:
     return Batch(head, pages, draw(UNKNOWN_FIELDS))
 
 
-def a_head(**fields: Any) -> BatchHead:
-    """A head, with only what a test is about spelled out."""
-    usual = {"created": CREATED, "page_count": 2, "status": "queued", "intent": "run"}
-    return BatchHead(batch_id=BATCH, project_id=PROJECT, **{**usual, **fields})
-
-
-def a_batch(*page_ids: str, **fields: Any) -> Batch:
-    """A batch of those pages."""
-    pages = {page_id: {"status": "queued", "uploaded": JS} for page_id in page_ids}
-    return Batch(a_head(page_count=len(pages), **fields), pages)
-
-
 def reread(value: object, metadata: dict[str, Any] | None = None) -> Batch:
     """What is read of a record of that value."""
     return read_batch(PROJECT, BATCH, Entry(KEY, json.dumps(value), metadata))
-
-
-def in_states(batch: Batch, tally: Tally, status: str, **states: str) -> Batch:
-    """The batch with a snapshot: what it is in, and its pages."""
-    return batch.with_snapshot(tally, status, batch.pages_in(states.items()))
 
 
 def stored(batch: Batch) -> dict[str, Any]:
@@ -334,77 +314,3 @@ def test_a_long_reason_is_kept_whole_in_the_record() -> None:
     batch = read_batch(PROJECT, BATCH, a_batch("page_a", intent="cancel", reason=reason).entry())
 
     assert stored(batch)["reason"] == reason
-
-
-# --- the snapshot ---
-
-
-def test_a_snapshot_says_what_each_page_and_all_of_them_are_in() -> None:
-    tally = Tally(3)
-    tally.add({"status": "done", "duration_ms": 80})
-    tally.add({"status": "failed"})
-
-    batch = in_states(
-        a_batch("page_a", "page_b", "page_c"),
-        tally,
-        "processing",
-        page_a="done",
-        page_b="failed",
-        page_of_another="done",
-    )
-
-    assert batch.head.status == "processing"
-    assert batch.head.counts == dict.fromkeys(PAGE_STATES, 0) | {
-        "uploaded": 1,
-        "done": 1,
-        "failed": 1,
-    }
-    assert {page_id: page["status"] for page_id, page in batch.pages.items()} == {
-        "page_a": "done",
-        "page_b": "failed",
-        "page_c": "uploaded",
-    }
-    assert batch.head.summary() == {
-        "completed": 1,
-        "failed": 1,
-        "pending": 1,
-        "average_time_ms": 80,
-    }
-
-
-def test_a_snapshot_without_states_leaves_the_pages_as_they_were() -> None:
-    before = a_batch("page_a", "page_b")
-
-    assert before.with_snapshot(Tally(2), "queued").pages == before.pages
-
-
-def test_a_snapshot_keeps_what_was_asked_for_and_why() -> None:
-    before = a_batch("page_a", intent="cancel", reason="wrong folder")
-
-    head = in_states(before, Tally(1), "cancelling").head
-
-    assert (head.intent, head.reason) == ("cancel", "wrong folder")
-
-
-def test_the_counts_of_a_snapshot_add_up_to_its_page_count_where_a_page_is_not_listed() -> None:
-    tally = Tally(1)
-    for _ in range(2):
-        tally.add({"status": "done"})
-
-    head = in_states(a_batch("page_a"), tally, "completed", page_a="done").head
-
-    assert sum(head.counts.values()) == head.page_count
-
-
-def test_before_the_first_snapshot_every_page_is_pending() -> None:
-    assert a_head(page_count=7).summary() == {
-        "completed": 0,
-        "failed": 0,
-        "pending": 7,
-        "average_time_ms": None,
-    }
-
-
-@pytest.mark.parametrize("status", [*STATUSES, "partially_completed", "cancelled", "", "created"])
-def test_a_snapshot_is_final_where_its_status_is_an_end(status: str) -> None:
-    assert a_head(status=status).is_final == is_finished(status)

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nimbus_tasks.core.clock import (
-    iso_after,
-    now_iso,
-    parse_iso,
-    seconds_between,
-    to_iso,
-    utc_now,
-)
+from nimbus_tasks.core.clock import iso_after, now_iso, parse_iso, seconds_between, to_iso, utc_now
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
 UTC = timezone.utc

@@ -53,6 +53,7 @@ def test_what_differs_from_page_to_page_is_a_placeholder(one: str, other: str) -
         ("429 Too Many Requests", "503 Service Unavailable"),
         ("HTTP 404", "HTTP 500"),
         ("answered with status 403", "answered with status 404"),
+        ("PROCESSOR_URL answered 422", "PROCESSOR_URL answered 500"),
         ("exit code 1", "exit code 2"),
         ("expected text/html", "expected text/plain"),
         ("can't read it", "can't write it"),

@@ -1,12 +1,10 @@
-"""The project's configuration, and files that are written whole or not at all."""
+"""The project: its configuration, made once, and its store."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ from nimbus_tasks.core.errors import StoreError, UsageError
 from nimbus_tasks.core.keys import is_id
 from nimbus_tasks.core.project import (
     Project,
-    atomic_files,
     config_path,
     create_project,
     load_project,
     new_project,
     save_project,
-    write_atomically,
 )
+from tests.factories import names_in
 
 CONFIG: dict[str, Any] = {
     "project_id": "proj_0123456789ab",
@@ -44,11 +41,6 @@ def write_config(root: Path, content: object) -> Path:
         text = content if isinstance(content, str) else json.dumps(content)
         path.write_text(text, encoding="utf-8")
     return path
-
-
-def names_in(folder: Path) -> list[str]:
-    """What lies in a folder, hidden files too."""
-    return sorted(child.name for child in folder.iterdir())
 
 
 # --- the configuration ---
@@ -179,6 +171,18 @@ def test_a_project_id_that_may_not_stand_in_a_key_is_refused(
     assert error.value.exit_code == 2
 
 
+def test_a_configuration_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    path = config_path(tmp_path)
+    path.mkdir(parents=True)
+    with pytest.raises(UsageError) as error:
+        load_project(tmp_path)
+    assert error.value.message == f"cannot read {path}: Is a directory"
+    path.rmdir()
+    path.write_bytes(b'{"name": "\xe9"}')
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        load_project(tmp_path)
+
+
 def test_a_missing_project_id_is_refused(tmp_path: Path) -> None:
     write_config(tmp_path, {"name": "Shop"})
 
@@ -213,6 +217,20 @@ def test_a_creation_time_of_the_wrong_type_counts_as_absent(
     write_config(tmp_path, {**CONFIG, "created": created})
 
     assert load_project(tmp_path).created == ""
+
+
+def test_a_configuration_with_half_a_surrogate_pair_is_refused_or_written_again(
+    tmp_path: Path,
+) -> None:
+    write_config(tmp_path, '{"project_id": "proj_1", "owner": "\\ud83d"}')
+
+    try:
+        project = load_project(tmp_path)
+    except UsageError:
+        return
+    save_project(project)
+
+    assert load_project(tmp_path) == project
 
 
 # --- two at once ---
@@ -257,6 +275,21 @@ def test_a_project_that_cannot_be_created_is_a_store_error_and_leaves_no_litter(
     assert names_in(tmp_path / ".nimbus") == []
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_project_is_created_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    project = new_project(tmp_path)
+
+    assert create_project(project) is project
+    assert load_project(tmp_path) == project
+    assert names_in(tmp_path / ".nimbus") == ["project-config.json"]
+
+
 # --- opening the store ---
 
 
@@ -280,124 +313,3 @@ def test_a_store_is_closed_when_the_work_with_it_fails(tmp_path: Path) -> None:
         raise KeyError
     with pytest.raises(StoreError):
         store.get("a")
-
-
-# --- files that are written whole or not at all ---
-
-
-def test_a_file_is_written_and_its_folder_made(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "er" / "report.json"
-
-    write_atomically(path, ["é\n", "😀"])
-
-    assert path.read_bytes() == "é\n😀".encode()
-    assert names_in(path.parent) == ["report.json"]
-
-
-def test_an_older_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("something much longer than the new text")
-
-    write_atomically(path, ["new"])
-
-    assert path.read_text() == "new"
-
-
-def test_until_all_is_written_a_reader_sees_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-
-    with atomic_files([path]) as (file,):
-        file.write("new")
-        file.flush()
-        assert path.read_text() == "old"
-
-    assert path.read_text() == "new"
-
-
-@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_writing_that_is_cut_off_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, failure: type[BaseException]
-) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-
-    def parts() -> Iterator[str]:
-        yield "half"
-        raise failure
-
-    with pytest.raises(failure):
-        write_atomically(path, parts())
-    assert path.read_text() == "old"
-    assert names_in(tmp_path) == ["report.json"]
-
-
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os if step == "fsync" else Path, step, full)
-
-    with pytest.raises(StoreError, match=r"report\.json.*No space left") as error:
-        write_atomically(path, ["new"])
-    assert error.value.exit_code == 5
-    assert path.read_text() == "old"
-    assert names_in(tmp_path) == ["report.json"]
-
-
-def test_a_folder_in_the_place_of_a_file_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.mkdir()
-
-    with pytest.raises(StoreError, match="cannot write"):
-        write_atomically(path, ["new"])
-    assert names_in(tmp_path) == ["report.json"]
-
-
-def test_a_file_in_the_place_of_a_folder_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "reports").write_text("a file")
-
-    with pytest.raises(StoreError, match="cannot write"):
-        write_atomically(tmp_path / "reports" / "report.json", ["new"])
-    assert (tmp_path / "reports").read_text() == "a file"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-def test_a_file_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
-    old_mask = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "report.json", ["new"])
-    finally:
-        os.umask(old_mask)
-
-    assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o640
-
-
-def test_a_text_that_no_file_can_hold_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-
-    with pytest.raises((StoreError, UnicodeEncodeError)):
-        write_atomically(path, ["half of a pair: \ud83d"])
-    assert path.read_text() == "old"
-    assert names_in(tmp_path) == ["report.json"]
-
-
-def test_a_configuration_with_half_a_surrogate_pair_is_refused_or_written_again(
-    tmp_path: Path,
-) -> None:
-    write_config(tmp_path, '{"project_id": "proj_1", "owner": "\\ud83d"}')
-
-    try:
-        project = load_project(tmp_path)
-    except UsageError:
-        return
-    save_project(project)
-
-    assert load_project(tmp_path) == project

@@ -36,7 +36,7 @@ from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.upload import sending
 from nimbus_tasks.worker.engine import LOOK_SECONDS
-from tests.batch.test_verify import DAMAGES, forget_a_page
+from tests.batch.damage import DAMAGES, forget_a_page
 from tests.factories import a_map, environment_for, upload, write_map, write_maps
 from tests.kills.driver import PATIENCE, Driver, Ran
 

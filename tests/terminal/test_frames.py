@@ -29,8 +29,8 @@ def test_the_frame_of_a_batch_at_work(batch: Batch, terminal: Run, size: tuple[i
         assert seen.frame + "\n" == expected.read_text(encoding="utf-8")
         seen.press("\x03")
         assert seen.wait() == 130
-        assert f"Detached; {batch.batch_id} goes on. To watch it again:" in seen.text
-        assert f"   invoke nimbus.batch.monitor --batch={batch.batch_id}" in seen.text
+        assert f"detached; {batch.batch_id} goes on · To come back:" in seen.text
+        assert f"invoke nimbus.batch.monitor --batch={batch.batch_id}" in seen.text
         assert "^C" not in seen.text
         assert not seen.screen.cursor.hidden
 
@@ -201,4 +201,4 @@ def test_ctrl_c_in_a_wait_ends_the_waiting_alone(batch: Batch, terminal: Run) ->
         seen.shows("Waiting")
         seen.press("\x03")
         assert seen.wait() == 130
-        assert f"{batch.batch_id} goes on as it is" in seen.text
+        assert f"detached; {batch.batch_id} goes on · To come back:" in seen.text

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -48,6 +49,31 @@ def test_a_note_is_no_result_and_goes_to_stderr(monkeypatch: pytest.MonkeyPatch)
     Console().note("waits")
 
     assert (streams.out, streams.err) == ("", "waits\n")
+
+
+def test_a_command_to_paste_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = f"invoke nimbus.worker --command='node rewrite.js {'x' * 2000}' --concurrency=3"
+    streams = Streams(monkeypatch)
+    Console().stopped("stopped", "Go on with:", command)
+
+    assert streams.err.endswith(f" stopped · Go on with: {command}\n")
+
+
+@pytest.mark.parametrize("columns", [30, 60])
+def test_a_command_is_broken_where_a_shell_lets_it(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    terminal = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().stopped("stopped", "Go on with:", "invoke nimbus.worker --processor=a.b:c --lease=9")
+
+    first, *rest = terminal.text.splitlines()
+    assert first.endswith("Go on with:")
+    assert shlex.split("\n".join(rest).replace("\\\n", "")) == [
+        "invoke", "nimbus.worker", "--processor=a.b:c", "--lease=9"
+    ]  # fmt: skip
 
 
 def test_with_json_whatever_is_said_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +265,18 @@ def test_a_terminal_that_is_no_size_at_all_still_has_some_room(
     monkeypatch.setenv("LINES", "1")
 
     assert terminal_size(FakeTerminal()) == (20, 4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_a_terminal_that_does_not_know_its_size_has_that_of_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb"), os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "__stdout__", terminal)
+        assert terminal_size(terminal) == (DEFAULT_COLUMNS, 24)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimbus_tasks.core.errors import UsageError
+from nimbus_tasks.core.maps import find_map_files
 from nimbus_tasks.upload.folder import Checked, check_folder
 from tests.factories import a_map, write_map, write_maps
 
@@ -115,6 +116,26 @@ def test_links_out_of_the_folder_loops_and_pipes_are_refused_without_waiting(
     assert "cannot be read" in refused["loop.json"]
     assert "no regular file" in refused["pipe.json"]
     assert "same page" in refused["in.json"]  # within the folder it is only a twin
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links as POSIX has them")
+def test_links_to_folders_are_not_followed_so_that_a_circle_has_an_end(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "maps", tmp_path / "outside"
+    write_map(folder / "blog", "a.json", a_map("a"))
+    write_map(outside, "b.json", a_map("b"))
+    (folder / "blog" / "up").symlink_to(folder)
+    (folder / "itself").symlink_to(folder / "itself")
+    (folder / "beside").symlink_to(outside)
+    assert list(find_map_files(folder)) == ["blog/a.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links as POSIX has them")
+def test_a_folder_that_is_a_link_itself_is_searched(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps", "a.json", a_map("a"))
+    (tmp_path / "linked").symlink_to(tmp_path / "maps")
+    (tmp_path / "maps" / "twin.json").symlink_to("a.json")
+    assert list(find_map_files(tmp_path / "linked")) == ["a.json", "twin.json"]
+    assert reasons(tmp_path / "linked").keys() == {"a.json", "twin.json"}  # of one page, no more
 
 
 def test_the_listing_is_told_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:

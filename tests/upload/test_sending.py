@@ -214,7 +214,7 @@ def test_ctrl_c_says_how_to_go_on(
         upload(project, store, maps)
     assert raised.value.exit_code == 130
     assert raised.value.advice is not None
-    assert "--batch=batch_" in raised.value.advice
+    assert "as you typed it" in raised.value.advice
 
 
 def test_pages_listed_and_no_longer_in_the_folder_leave_the_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import threading
 import time
@@ -214,6 +215,27 @@ def test_an_overdue_page_fails_and_the_pool_goes_on_without_it() -> None:
     go.set()  # what it answers now is thrown away
     assert pool.outcomes(0.1) == []
     pool.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an alarm of POSIX")
+def test_a_wait_that_is_held_up_until_it_is_over_is_over() -> None:
+    """By a signal here; by a busy machine as well."""
+    rung: list[float] = []
+
+    def hold_up(*_: object) -> None:
+        rung.append(time.monotonic())
+        assert len(rung) == 1, "it still waits"
+        time.sleep(0.2)
+
+    before = signal.signal(signal.SIGALRM, hold_up)
+    try:
+        pool = AttemptPool(lambda page, progress: {}, 1, 1, None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 5)
+        assert pool.outcomes(0.1) == []
+        pool.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_claims_that_wait_for_a_thread_can_be_taken_back() -> None:

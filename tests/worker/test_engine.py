@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,6 +219,23 @@ def test_step_and_progress_are_in_the_store_while_a_page_is_processed(
 
     work(project, store, process, concurrency=1)
     assert seen.is_set()
+
+
+def test_the_batch_record_says_that_work_has_begun_while_the_first_page_takes_long(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    seen: list[str] = []
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        with project.open_store() as another:
+            give_up = time.monotonic() + 20
+            while seen[-1:] != ["processing"] and time.monotonic() < give_up:
+                seen.append(batches.heads(another, project.project_id)[0].status)
+        return {}
+
+    work(project, store, process, concurrency=1)
+    assert seen[-1] == "processing"
 
 
 def test_a_worker_may_run_forever_until_it_is_stopped(

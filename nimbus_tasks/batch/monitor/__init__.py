@@ -9,13 +9,11 @@ from __future__ import annotations
 from contextlib import closing
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from nimbus_tasks.batch.monitor.screens import Screen, show_once
-from nimbus_tasks.batch.monitor.watch import DEFAULT_INTERVAL, follow, watch_batch
+from nimbus_tasks.batch.monitor.watch import DEFAULT_INTERVAL, detached, follow, watch_batch
 from nimbus_tasks.command import (
     BATCH_HELP,
-    EXIT_INTERRUPTED,
     EXIT_STATUS_HELP,
     check_seconds,
     command,
@@ -75,8 +73,7 @@ def monitor(
                     last = sight.view
                     screen.show(sight)
             except KeyboardInterrupt:
-                screen.detach(last)
-                raise Exit(code=EXIT_INTERRUPTED) from None
+                raise detached(last, "nimbus.batch.monitor") from None
     if last is not None and exit_status:
         exit_with_outcome(last.status)
     return last

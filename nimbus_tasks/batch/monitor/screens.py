@@ -16,7 +16,6 @@ from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
-from nimbus_tasks.core.project import WORKER_ENGINES
 from nimbus_tasks.ui.batch_view import batch_lines, failure_line
 from nimbus_tasks.ui.console import Console, can_redraw
 from nimbus_tasks.ui.figures import duration, pages, percent, rate, time_left
@@ -54,17 +53,6 @@ class Screen:
     def show(self, sight: Sight) -> None:
         """Show what has changed, if anything has."""
         raise NotImplementedError
-
-    def detach(self, view: BatchView | None) -> None:
-        """Say that only the watching has ended, and how to come back to it."""
-        if view is None:
-            return
-        batch_id = view.head.batch_id
-        at_work = len(view.in_flight) > len(view.stalled)
-        goes_on = at_work or view.engine in WORKER_ENGINES
-        how = "goes on" if goes_on else "stays as it is, and waits for a worker"
-        self.console.note(f"Detached; {batch_id} {how}. To watch it again:")
-        self.console.note(f"   invoke nimbus.batch.monitor --batch={batch_id}")
 
     def __enter__(self) -> Screen:
         return self
@@ -151,10 +139,6 @@ class _Dashboard(Screen):
 
     def _next(self, view: BatchView, columns: int) -> list[str]:
         return next_lines(next_steps_of(view), self.console.style, columns)
-
-    def detach(self, view: BatchView | None) -> None:
-        self._block.__exit__()
-        super().detach(view)
 
     def __exit__(self, *exc: object) -> None:
         self._block.__exit__(*exc)

@@ -14,8 +14,8 @@ from typing import Any
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
 from nimbus_tasks.core.clock import utc_now
-from nimbus_tasks.core.errors import StoreError, TimedOutError
-from nimbus_tasks.core.project import Project
+from nimbus_tasks.core.errors import InterruptedByUserError, StoreError, TimedOutError
+from nimbus_tasks.core.project import WORKER_ENGINES, Project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.figures import duration, pages
 
@@ -28,6 +28,22 @@ _PATIENCE_SECONDS = 3.0
 _GRACE_SECONDS = 3.0
 #: A look that is under way when nobody watches any more has so long to close its store.
 _FAREWELL_SECONDS = 0.3
+
+
+def detached(view: BatchView | None, task: str) -> InterruptedByUserError:
+    """That only the watching of ``task`` has ended, and how to come back to it; ``view`` is the
+    last look at the batch, if there was one."""
+    if view is None:
+        return InterruptedByUserError("detached")
+    batch_id = view.head.batch_id
+    at_work = len(view.in_flight) > len(view.stalled)
+    goes_on = at_work or view.engine in WORKER_ENGINES
+    how = "goes on" if goes_on else "stays as it is, and waits for a worker"
+    return InterruptedByUserError(
+        f"detached; {batch_id} {how}",
+        advice="To come back:",
+        command=f"invoke {task} --batch={batch_id}",
+    )
 
 
 def watch_batch(

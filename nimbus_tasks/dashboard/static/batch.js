@@ -106,6 +106,13 @@ function more(element, number) {
   setText(element, `… and ${count(number)} more`);
 }
 
+/** A command whose lines break between its words, not behind a hyphen. */
+function commandLine(command) {
+  const code = el("code");
+  for (const word of command.split(" ")) code.append(code.firstChild ? " " : "", el("span", {}, word));
+  return code;
+}
+
 function step(one) {
   const copy = el("button", { type: "button", class: "small", "aria-label": `Copy: ${one.command}` }, "Copy");
   copy.addEventListener("click", async () => {
@@ -113,7 +120,7 @@ function step(one) {
     setText(copy, "Copied");
     setTimeout(() => setText(copy, "Copy"), 1500);
   });
-  return el("li", {}, el("p", {}, one.why), el("div", { class: "command" }, el("code", {}, one.command), copy));
+  return el("li", {}, el("p", {}, one.why), el("div", { class: "command" }, commandLine(one.command), copy));
 }
 
 function pageName(page, seeLog) {

@@ -137,7 +137,10 @@ def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str
     base = config.get("api_base")
     if base:
         if not isinstance(base, str):
-            raise UsageError(f"'cloudflare.api_base' in {config_name()} is no address")
+            raise UsageError(
+                f"'cloudflare.api_base' in {config_name()} is no address",
+                advice="Leave it out for Cloudflare itself.",
+            )
         return base.rstrip("/")
     account = config.get("account_id") or environment.get(ACCOUNT_VARIABLE)
     if not isinstance(account, str) or not _ID.fullmatch(account):

@@ -20,7 +20,7 @@ from itertools import islice
 
 from nimbus_tasks.kv.cloudflare.chunks import Pending, check_limits, in_requests
 from nimbus_tasks.kv.cloudflare.client import KEY_INTERVAL_SECONDS, KVClient
-from nimbus_tasks.kv.cloudflare.journal import Journal, Kept, Written, digest_of
+from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS, Journal, Kept, Written, digest_of
 from nimbus_tasks.kv.cloudflare.revisions import (
     bare,
     moment,
@@ -56,6 +56,7 @@ class CloudflareStore(Store):
     """
 
     lag_seconds = 60.0
+    memory_seconds = KEPT_SECONDS
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class CloudflareStore(Store):
             return None if entry is None else KeyInfo(key, entry.metadata)
         at, known = self._heads.get(key, (0.0, None))
         ours = self._journal.get_many([key]).get(key)
-        is_fresh = ours is not None and self._is_fresh(ours.written.at)
+        is_fresh = ours is not None and not self._shared and self._is_fresh(ours.written.at)
         # While somebody is sending, the journal does not know all that has been written.
         if ours is not None and is_fresh and self._journal.sending_since() is None:
             return None if ours.written.is_deletion else KeyInfo(key, ours.metadata)

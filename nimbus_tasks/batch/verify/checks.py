@@ -1,10 +1,4 @@
-"""``nimbus.batch.verify``: is everything as the rules say? With ``--repair``, make it so.
-
-It recounts a batch from its page records and looks for records that cannot be read, pages that are
-queued and in no queue, queue items that no queued page stands behind, claims whose holder has gone,
-pages without content, pages that no batch lists, an upload that was cut off, and a batch record
-that says something else than its pages.
-"""
+"""What verify looks for, a check each: what it finds is yielded, and put right with ``repair``."""
 
 from __future__ import annotations
 
@@ -13,14 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from invoke.context import Context
-from invoke.exceptions import Exit
-
-from nimbus_tasks.command import BATCH_HELP, JSON_HELP, command, project_root
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batch_records import Batch, BatchHead
 from nimbus_tasks.core.clock import iso_after, now_iso, utc_now
-from nimbus_tasks.core.errors import NotFoundError, PagesFailedError, StoreError
+from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.core.keys import (
     batch_key,
     is_id,
@@ -32,19 +22,14 @@ from nimbus_tasks.core.keys import (
 from nimbus_tasks.core.lapses import take_up_lapsed
 from nimbus_tasks.core.lifecycle import Intent, Tally, is_finished
 from nimbus_tasks.core.pages import PageInfo, in_groups, list_pages, read_statuses, status_entries
-from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.core.queue import find_unqueued, is_newer, put_back, put_in_queue, queue_items
 from nimbus_tasks.core.records import NEW_PAGE_PRIORITY, PageStatus
 from nimbus_tasks.core.small_forms import status_from_metadata
 from nimbus_tasks.core.wire import load_object, mapping_field
-from nimbus_tasks.kv.store import KeyValues, Store
-from nimbus_tasks.ui.console import Console
-from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean, clip, command_lines, wrap
+from nimbus_tasks.kv.store import KeyValues
 
-#: Findings of one kind that have a line each; of more their number is said.
-_FEW = 5
-_NOT_SENT = "not_uploaded"
+#: The kind of a page that was never sent: the upload has to go on, no repair can.
+NOT_SENT = "not_uploaded"
 
 
 @dataclass(frozen=True)
@@ -68,60 +53,7 @@ class Finding:
         }
 
 
-@dataclass(frozen=True)
-class Verified:
-    """``ok``: nothing is wrong, or nothing is any more."""
-
-    batch_id: str
-    status: str
-    findings: list[Finding]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is as it should be now."""
-        return all(finding.repaired for finding in self.findings)
-
-    @property
-    def repaired(self) -> int:
-        """How many findings have been put right."""
-        return sum(finding.repaired for finding in self.findings)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``--json``."""
-        return {
-            "batch_id": self.batch_id,
-            "status": self.status,
-            "ok": self.ok,
-            "findings": [finding.to_json() for finding in self.findings],
-            "repaired": self.repaired,
-        }
-
-
-def verify_batch(
-    project: Project, store: Store, batch: str | None = None, *, repair: bool = False
-) -> Verified:
-    """Check a batch (the latest, if left out), the project's queue, and that every page has a
-    batch.
-
-    With ``repair`` everything is put right that can be, in one transaction.
-    """
-    project_id = project.project_id
-    with store.transaction() if repair else store.snapshot() as tx:
-        findings = list(_batches(tx, project_id, repair))
-        try:
-            head = batches.find(tx, project_id, batch)
-        except NotFoundError as error:
-            if not findings:
-                raise
-            raise NotFoundError(error.message, advice="Run it with --repair.") from error
-        for check in (_statuses, _queue, _claims, _contents, _listing, _snapshot):
-            findings += check(tx, head, repair)
-            head = batches.find(tx, project_id, head.batch_id)
-        status = batches.fold(tx, head).status(head.intent)
-    return Verified(head.batch_id, status, findings)
-
-
-def _batches(tx: KeyValues, project_id: str, repair: bool) -> Iterator[Finding]:
+def check_batches(tx: KeyValues, project_id: str, repair: bool) -> Iterator[Finding]:
     """Every page belongs to a batch that has a record which can be read."""
     sizes: dict[str, int] = defaultdict(int)
     for page in list_pages(tx, project_id):
@@ -152,7 +84,7 @@ def _without_count(head: BatchHead) -> BatchHead:
     return replace(head, created=head.created or now_iso(), page_count=10**9)
 
 
-def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Every status record can be read: its value, not only its metadata."""
     project_id = head.project_id
     damaged: dict[str, PageInfo] = {}
@@ -171,7 +103,7 @@ def _statuses(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
         put_in_queue(tx, project_id, at_work)
 
 
-def _queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Queued pages and queue items belong together, one to one."""
     project_id = head.project_id
     strays = []
@@ -212,8 +144,8 @@ def _fault_of_item(
 ) -> str | None:
     """Why a queue item will not be worked on; ``None`` if it will be, or nobody can tell yet."""
     page_id = last_part(key)
-    if tx.lag_seconds and is_newer(key, iso_after(-tx.lag_seconds)):
-        return None  # what belongs to it may not be seen yet
+    if tx.memory_seconds and is_newer(key, iso_after(-tx.memory_seconds)):
+        return None  # what belongs to it may not be seen yet, or that it is gone
     if status is None:
         if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
             return None  # it is damaged, and its item is what it can be made anew from
@@ -225,7 +157,7 @@ def _fault_of_item(
     return "it is a second item of the same page"
 
 
-def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Nobody holds a page longer than the lease."""
     now = utc_now()
     stuck = batches.look(tx, head, now).stalled
@@ -237,7 +169,7 @@ def _claims(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         yield Finding("stalled", detail, page.page_id, repair, page.status.get("path"))
 
 
-def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """Every page that is still to be worked on has content."""
     prefix = page_prefix(head.project_id)
     there = {info.key.removeprefix(prefix) for info in tx.scan(prefix)}
@@ -248,12 +180,12 @@ def _contents(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]
             yield Finding("no_content", detail, page.page_id, path=page.status.get("path"))
 
 
-def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """The batch lists the pages that are in it, and no others; an upload has come to its end."""
     try:
         batch = batches.load(tx, head.project_id, head.batch_id)
     except StoreError:
-        return  # said by _batches
+        return  # said by check_batches
     there, unlisted = set(), []
     for page in batches.pages_of(tx, head):
         there.add(page.page_id)
@@ -265,7 +197,7 @@ def _listing(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
         yield Finding("not_seen_yet", detail)
         return
     if head.intent == Intent.UPLOAD:
-        yield from (Finding(_NOT_SENT, "listed and not sent", page_id) for page_id in lost)
+        yield from (Finding(NOT_SENT, "listed and not sent", page_id) for page_id in lost)
         if not lost:
             detail = "all its pages are there, and its upload has not come to its end"
             yield Finding("upload_cut_off", detail, None, repair)
@@ -306,15 +238,17 @@ def _queue_anew(tx: KeyValues, head: BatchHead, page_ids: list[str]) -> None:
     put_in_queue(tx, head.project_id, fresh)
 
 
-def _snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
+def check_snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Finding]:
     """What the batch record says of an ended batch is what its pages say."""
     tally, states = batches.fold_with_states(tx, head, head.page_count)
     status = tally.status(head.intent)
     if not head.is_final and not is_finished(status):
         return  # what it says of a batch at work is of a while ago
+    if not head.is_final and tx.lag_seconds and _is_at_work(tx, head.project_id):
+        return  # whoever did its last page is about to write it, or it is not seen yet
     record = tx.get(batch_key(head.project_id, head.batch_id))
     if record is None or not batches.is_readable(record):
-        return  # said by _batches
+        return  # said by check_batches
     is_right = (head.status, dict(head.counts) or tally.counts) == (status, tally.counts)
     if not (is_right and _agrees(load_object(record), status, tally, states)):
         detail = f"the batch record says {head.status}, its pages say {status}"
@@ -337,74 +271,12 @@ def _agrees(value: Mapping[str, Any], status: str, tally: Tally, states: Mapping
     )
 
 
-@command(
-    help={
-        "batch": BATCH_HELP,
-        "repair": "put right what can be",
-        "json": JSON_HELP,
-    }
+#: What is looked for in a batch, in this order: later checks read what earlier ones have mended.
+BATCH_CHECKS = (
+    check_statuses,
+    check_queue,
+    check_claims,
+    check_contents,
+    check_listing,
+    check_snapshot,
 )
-def verify(
-    c: Context, batch: str | None = None, repair: bool = False, json: bool = False
-) -> Verified:
-    """Find, and mend, what is stuck or lost.
-
-    Example: invoke nimbus.batch.verify --repair
-    """
-    console = Console(json_only=json)
-    project = load_project(project_root(c))
-    with project.open_store(tell=console.note) as store:
-        verified = verify_batch(project, store, batch, repair=repair)
-    if json:
-        console.document(verified.to_json())
-    else:
-        console.say(*_lines(verified, console.style, console.columns))
-        if any(finding.kind == _NOT_SENT for finding in verified.findings):
-            go_on = f"go on with: invoke nimbus.upload --batch={verified.batch_id}"
-            console.say(*(f"   {line}" for line in command_lines(go_on, console.columns - 3)))
-        elif not verified.ok and not repair:
-            console.hint(f"invoke nimbus.batch.verify --repair --batch={verified.batch_id}")
-    if not verified.ok:
-        raise Exit(code=PagesFailedError.exit_code)
-    return verified
-
-
-def _lines(verified: Verified, style: Style, columns: int) -> list[str]:
-    name = style.bold(verified.batch_id)
-    if not verified.findings:
-        return [f"{style.sign('ok')} {name}: all is as it should be"]
-    count = len(verified.findings)
-    what = f"{count:,} finding" + ("" if count == 1 else "s")
-    lines = [f"{style.sign('ok' if verified.ok else 'warning')} {name}: {what}"]
-    kinds: dict[tuple[str, bool], list[Finding]] = {}
-    for finding in verified.findings:
-        kinds.setdefault((finding.kind, finding.repaired), []).append(finding)
-    for alike in kinds.values():
-        lines += _lines_of_kind(alike, style, columns)
-    if any(len(alike) > _FEW for alike in kinds.values()):
-        lines.append(style.dim("   --json has them all"))
-    return lines
-
-
-def _lines_of_kind(alike: list[Finding], style: Style, columns: int) -> list[str]:
-    """A line each; of more than some their number, and which the first are."""
-    if len(alike) <= _FEW:
-        return [_line(finding, columns) for finding in alike]
-    first = alike[0]
-    such_as = "" if all(one.detail == first.detail for one in alike) else "such as: "
-    detail = f"{'mended: ' if first.repaired else ''}{first.kind}: {such_as}{first.detail}"
-    text, *more = wrap(clean(f"{len(alike):,} × {detail}"), columns, indent=7)
-    names = clip(", ".join(map(_name, alike[:_FEW])) + ", …", columns - 7)
-    return [f"   {text}", *(f"       {line}" for line in more), style.dim(f"       {names}")]
-
-
-def _line(finding: Finding, columns: int) -> str:
-    text = clean(f"{'mended: ' if finding.repaired else ''}{finding.kind}: {finding.detail}")
-    about = _name(finding)
-    if about:
-        about = clip(about, max(20, columns - len(text) - 6), keep_end=True) + ": "
-    return "   " + clip(about + text, columns - 3)
-
-
-def _name(finding: Finding) -> str:
-    return clean(finding.path or finding.page_id or "")

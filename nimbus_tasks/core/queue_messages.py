@@ -264,9 +264,8 @@ class MessageQueueStore(QueueFrontStore):
             # A page may have had messages of several places.
             others = begun[page_id].leases if page_id in begun else ()
             begun[page_id] = held._replace(leases=(*held.leases, *others))
-        for page_id in (
-            begun.keys() & self._at_work.keys()
-        ):  # claimed anew, the claim before is over
+        # Claimed anew: the claim before is over.
+        for page_id in begun.keys() & self._at_work.keys():
             self._acknowledged += self._at_work[page_id].leases
         self._at_work |= begun
         self._unpublished |= {key: self._body(entry) for key, entry in self._items.items()}

@@ -153,6 +153,33 @@ def invoke(
     )
 
 
+def start(root: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The same in the background, with what it prints in pipes; whoever starts it ends it."""
+    return subprocess.Popen(
+        invoke_command(root, *arguments),
+        cwd=root,
+        env=environment_for(**environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def python(code: str) -> str:
+    """What Python prints that runs ``code`` in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment_for(),
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    return ran.stdout
+
+
 def invoke_command(root: Path, *arguments: str) -> list[str]:
     """The command line of :func:`invoke`; writes ``tasks.py`` where there is none."""
     write_tasks(root)

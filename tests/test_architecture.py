@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nimbus_tasks._catalogue import TASKS
-from tests.factories import REPOSITORY, environment_for
+from tests.factories import REPOSITORY, python
 
 PACKAGE = REPOSITORY / "nimbus_tasks"
 #: Folders below the tasks, and what each may import of the package.
@@ -77,14 +75,7 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
         "heavy = {'requests', 'urllib3', 'tqdm', 'colorama', 'sqlite3', 'jinja2', 'starlette',"
         " 'uvicorn'}; print(sorted(heavy & (set(sys.modules) - before)))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment_for(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.strip() == "[]"
+    assert python(code).strip() == "[]"
 
 
 TASK_MODULES = {"guide", "init", "doctor", "upload", "worker", "dashboard", "batch", "cloud"}

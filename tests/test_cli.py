@@ -19,7 +19,15 @@ from invoke.tasks import Task
 
 from nimbus_tasks import nimbus
 from nimbus_tasks.core.project import Project
-from tests.factories import a_map, environment_for, invoke, invoke_command, write_map, write_maps
+from tests.factories import (
+    a_map,
+    environment_for,
+    invoke,
+    invoke_command,
+    start,
+    write_map,
+    write_maps,
+)
 
 FAILS = "import sys\n\ndef process(page, progress):\n    raise ValueError('no')\n"
 
@@ -339,14 +347,7 @@ def test_a_pipe_that_is_closed_early_ends_in_silence(worked: Path) -> None:
 
 def test_ctrl_c_ends_a_watch_with_130_and_not_the_batch(root: Path) -> None:
     invoke(root, "nimbus.upload")
-    watch = subprocess.Popen(
-        invoke_command(root, "nimbus.batch.monitor", "--interval=30"),
-        cwd=root,
-        env=environment_for(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    watch = start(root, "nimbus.batch.monitor", "--interval=30")
     assert watch.stdout is not None
     assert "queued" in watch.stdout.readline()
     watch.send_signal(signal.SIGINT)
@@ -425,17 +426,7 @@ def test_init_keeps_what_others_wrote_into_the_configuration(project: Project) -
 
 def test_two_uploads_that_begin_a_project_at_once_make_one(tmp_path: Path) -> None:
     write_maps(tmp_path / ".nimbus" / "maps", 20)
-    started = [
-        subprocess.Popen(
-            invoke_command(tmp_path, "nimbus.upload", "--json"),
-            cwd=tmp_path,
-            env=environment_for(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
+    started = [start(tmp_path, "nimbus.upload", "--json") for _ in range(3)]
     documents = [json.loads(process.communicate(timeout=60)[0]) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len({document["project_id"] for document in documents}) == 1

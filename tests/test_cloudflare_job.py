@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nimbus_tasks.core.project import load_project
-from tests.factories import environment_for, invoke, invoke_command, write_maps
+from tests.factories import invoke, start, write_maps
 
 if TYPE_CHECKING:
     from tests.wrangler.server import Wrangler
@@ -72,16 +72,7 @@ class Site:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command in the background; it is ended with the test."""
-        process = subprocess.Popen(
-            invoke_command(self.root, *arguments),
-            cwd=self.root,
-            env=environment_for(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            stdin=subprocess.DEVNULL,
-        )
+        process = start(self.root, *arguments)
         self._ending.callback(process.communicate)
         self._ending.callback(process.kill)
         return process

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from nimbus_tasks import nimbus
 from nimbus_tasks._catalogue import TASKS
-from tests.factories import environment_for
+from tests.factories import python
 
 PACKAGE = Path(__file__).parents[1] / "nimbus_tasks"
-
-
-def python(code: str) -> str:
-    """What a new process prints: one that has asked no task for anything yet."""
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment_for(),
-        capture_output=True,
-        text=True,
-        check=True,
-        encoding="utf-8",
-    )
-    return ran.stdout
 
 
 def test_the_catalogue_is_what_the_tasks_say() -> None:

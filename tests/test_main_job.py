@@ -18,9 +18,8 @@ import pytest
 from nimbus_tasks.core.project import Project, load_project
 from tests.factories import (
     REPOSITORY,
-    environment_for,
     invoke,
-    invoke_command,
+    start,
     write_maps,
 )
 
@@ -74,20 +73,6 @@ def document(root: Path, *arguments: str) -> Any:
     ran = invoke(root, *arguments, "--json")
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
-
-
-def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A command in the background."""
-    return subprocess.Popen(
-        invoke_command(root, *arguments),
-        cwd=root,
-        env=environment_for(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.fixture

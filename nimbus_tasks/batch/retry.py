@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from invoke.context import Context
 
@@ -36,7 +36,8 @@ _SHOWN = 20
 class Retried:
     """``requeued`` are page ids, ``names`` the paths of the same pages. ``superseded`` counts
     failed pages that belong to a later batch now and are to be retried there; ``other_codes`` are
-    the codes of failed pages that the one asked for has left out."""
+    the codes of failed pages that the one asked for has left out, ``cancelled`` counts the pages
+    that were left out since nobody asked for cancelled ones."""
 
     batch_id: str
     status: str
@@ -45,6 +46,7 @@ class Retried:
     superseded: int
     dry_run: bool = False
     other_codes: tuple[str, ...] = ()
+    cancelled: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``--json``."""
@@ -78,7 +80,8 @@ def retry_pages(
         infos: Iterable[PageInfo] = batches.pages_of(tx, head)
         if page is not None:
             infos = [_named(infos, head, page)]
-        chosen, superseded, others = _choose(infos, code, include_cancelled)
+        found = _choose(infos, code, include_cancelled)
+        chosen = found.chosen
         if dry_run or not chosen:
             status = batches.fold(tx, head).status(head.intent)
         else:
@@ -88,9 +91,10 @@ def retry_pages(
         status=status,
         requeued=[info.page_id for info in chosen],
         names=[info.name for info in chosen],
-        superseded=superseded,
+        superseded=found.superseded,
         dry_run=dry_run,
-        other_codes=tuple(sorted(others)),
+        other_codes=tuple(sorted(found.other_codes)),
+        cancelled=found.cancelled,
     )
 
 
@@ -106,27 +110,35 @@ def _named(infos: Iterable[PageInfo], head: BatchHead, page: str) -> PageInfo:
     return found[page] if page in found else found[by_path]
 
 
-def _choose(
-    infos: Iterable[PageInfo], code: str | None, include_cancelled: bool
-) -> tuple[list[PageInfo], int, set[str]]:
-    """The pages to retry, in the order of their names, how many a later batch has now, and the
-    codes of those that have another than ``code``."""
-    states = {"failed", "cancelled"} if include_cancelled else {"failed"}
+class _Found(NamedTuple):
+    """Pages to retry, in the order of their names, and what else there is: see :class:`Retried`."""
+
+    chosen: list[PageInfo]
+    superseded: int
+    other_codes: set[str]
+    cancelled: int
+
+
+def _choose(infos: Iterable[PageInfo], code: str | None, include_cancelled: bool) -> _Found:
     code = None if code is None else clip_bytes(code, CODE_BYTES)  # as the listing has it
     chosen: list[PageInfo] = []
-    superseded = 0
+    superseded = cancelled = 0
     others: set[str] = set()
     for info in infos:
-        its_code = info.status.get("code") or UNKNOWN_CODE
-        if info.status["status"] not in states:
+        state, its_code = info.status["status"], info.status.get("code") or UNKNOWN_CODE
+        if state not in ("failed", "cancelled"):
             continue
+        is_superseded = bool(info.status.get("superseded_by"))
         if code not in (None, its_code):
-            others.add(its_code)
-        elif info.status.get("superseded_by"):
-            superseded += 1
+            others |= {its_code} if state == "failed" and not is_superseded else set()
+        elif is_superseded:
+            superseded += state == "failed" or include_cancelled
+        elif state == "cancelled" and not include_cancelled:
+            cancelled += 1
         else:
             chosen.append(info)
-    return sorted(chosen, key=lambda info: (info.name, info.page_id)), superseded, others
+    chosen.sort(key=lambda info: (info.name, info.page_id))
+    return _Found(chosen, superseded, others, cancelled)
 
 
 def _requeue(tx: KeyValues, head: BatchHead, chosen: list[PageInfo]) -> tuple[str, list[PageInfo]]:
@@ -236,6 +248,11 @@ def _lines(retried: Retried, style: Style, columns: int) -> list[str]:
         ]
         if len(retried.names) > _SHOWN:
             lines.append(style.dim(f"   … and {len(retried.names) - _SHOWN:,} more"))
+    if retried.cancelled:
+        are = "is" if retried.cancelled == 1 else "are"
+        lines.append(
+            f"   {pages(retried.cancelled)} {are} cancelled; --include-cancelled takes them too"
+        )
     if retried.superseded:
         lines.append(
             f"   {retried.superseded:,} more belong to a later batch now; retry them there"

@@ -72,4 +72,6 @@ def dashboard(
         # Not waited for: it may not return before it is closed, and it asks who serves.
         Thread(target=open_in_browser, args=(address.url_for_once,), daemon=True).start()
     serving.serve(shown, listening, address)
+    if console.is_terminal:
+        console.say("")  # behind the terminal's ^C
     console.say("The dashboard has ended; batches and workers go on.")

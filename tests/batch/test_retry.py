@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nimbus_tasks.batch.cancel import cancel_batch
 from nimbus_tasks.batch.report import write_report
 from nimbus_tasks.batch.retry import Retried, _lines, retry_pages
 from nimbus_tasks.batch.status import view_batch
@@ -222,6 +223,20 @@ def test_a_page_that_is_further_than_the_listing_says_is_left_alone(
     assert [page.status["status"] for page in batches.pages_of(store, head)] == ["queued"] * 10
     statuses = read_statuses(store, project.project_id, [page.page_id for page in pages])
     assert {status.priority for status in statuses.values()} == {5}
+
+
+def test_cancelled_pages_that_nobody_asked_for_are_said(
+    project: Project, store: Store, maps: Path
+) -> None:
+    upload(project, store, maps)
+    cancel_batch(project, store, "latest")
+    retried = retry_pages(project, store)
+    assert (retried.requeued, retried.cancelled) == ([], 10)
+    assert _lines(retried, Style(colour=False, unicode=True), 80)[1] == (
+        "   10 pages are cancelled; --include-cancelled takes them too"
+    )
+    again = retry_pages(project, store, include_cancelled=True)
+    assert (len(again.requeued), again.cancelled) == (10, 0)
 
 
 def test_what_was_queued_again_fits_a_narrow_terminal() -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from nimbus_tasks.core.project import Project
-from nimbus_tasks.dashboard.documents import LookAtBatch
 from nimbus_tasks.kv.store import Store
 from tests.browser.conftest import NewPage, counts_shown, violations
-from tests.dashboard.served import Served, served
+from tests.dashboard.served import Served, looks_taken, served
 from tests.dashboard.test_command import running
 
 
@@ -25,14 +23,7 @@ def test_two_tabs_show_the_same_for_one_read(
     failed: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = []
-    real = LookAtBatch.__call__
-
-    def counted(self: LookAtBatch, opened: Store) -> dict[str, Any]:
-        taken.append(1)
-        return real(self, opened)
-
-    monkeypatch.setattr(LookAtBatch, "__call__", counted)
+    taken = looks_taken(monkeypatch)
     with served(project, interval=3600) as dashboard:
         tabs = [new_page(), new_page()]
         for tab in tabs:

@@ -120,9 +120,9 @@ def test_errors_without_end_that_all_differ_lose_no_page_and_hide_no_group() -> 
 )
 def test_megabytes_of_anything_are_read_in_no_time(piece: str) -> None:
     message = piece * (2_000_000 // len(piece))
-    before = time.monotonic()
+    before = time.thread_time()  # whatever else the machine does
     groups = group_failures(failed(n, message) for n in range(200))
-    assert time.monotonic() - before < 10
+    assert time.thread_time() - before < 10
     assert (len(groups), groups[0].count) == (1, 200)
     assert len(groups[0].message) <= 200
 

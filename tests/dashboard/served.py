@@ -8,13 +8,29 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import pytest
 import requests
 
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.dashboard import serving
 from nimbus_tasks.dashboard.app import Dashboard
+from nimbus_tasks.dashboard.documents import LookAtBatch
+from nimbus_tasks.kv.store import Store
 
 INTERVAL = 0.05
+
+
+def looks_taken(monkeypatch: pytest.MonkeyPatch) -> list[LookAtBatch]:
+    """Gets an item for each look at a batch that a dashboard takes from now on."""
+    taken: list[LookAtBatch] = []
+    real = LookAtBatch.__call__
+
+    def counted(self: LookAtBatch, store: Store) -> dict[str, Any]:
+        taken.append(self)
+        return real(self, store)
+
+    monkeypatch.setattr(LookAtBatch, "__call__", counted)
+    return taken
 
 
 class Served:

@@ -19,7 +19,7 @@ from invoke.exceptions import Exit
 
 from nimbus_tasks import dashboard as dashboard_module
 from nimbus_tasks.core.project import Project
-from tests.factories import environment_for, invoke, invoke_command
+from tests.factories import invoke, start
 
 Running = tuple[subprocess.Popen[str], str]
 
@@ -27,15 +27,7 @@ Running = tuple[subprocess.Popen[str], str]
 @contextmanager
 def running(root: Path, *options: str, **environment: str) -> Iterator[Running]:
     """The real command, and the address that it has printed."""
-    process = subprocess.Popen(
-        invoke_command(root, "nimbus.dashboard", *options),
-        cwd=root,
-        env=environment_for(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
+    process = start(root, "nimbus.dashboard", *options, **environment)
     try:
         assert process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{43}/", process.stdout.readline())

@@ -22,7 +22,7 @@ from nimbus_tasks.dashboard.documents import LookAtBatch
 from nimbus_tasks.dashboard.reading import NoStoreYetError, StoreThread
 from nimbus_tasks.dashboard.watch import Look, State, Watch, Watches
 from nimbus_tasks.kv.store import KeyValues, Store
-from tests.dashboard.served import served
+from tests.dashboard.served import looks_taken, served
 from tests.factories import upload, work, write_maps
 
 LONG = 3600.0
@@ -77,14 +77,7 @@ def test_two_who_watch_cost_one_read(project: Project) -> None:
 def test_ten_pages_cost_what_one_does(
     project: Project, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = []
-    real = LookAtBatch.__call__
-
-    def counted(self: LookAtBatch, store: Store) -> dict[str, Any]:
-        taken.append(1)
-        return real(self, store)
-
-    monkeypatch.setattr(LookAtBatch, "__call__", counted)
+    taken = looks_taken(monkeypatch)
     with served(project, interval=LONG) as dashboard, ExitStack() as pages:
         opened = [pages.enter_context(dashboard.events(batch)) for _ in range(10)]
         assert [next(events)[0] for events in opened] == ["look"] * 10

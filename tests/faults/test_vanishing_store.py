@@ -15,7 +15,7 @@ import pytest
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.cloudflare.journal import Journal
 from nimbus_tasks.kv.store import Entry
-from tests.factories import environment_for, invoke, invoke_command, upload, write_maps
+from tests.factories import invoke, start, upload, write_maps
 from tests.faults.places import assert_refused, counts, needs_posix
 
 pytestmark = needs_posix
@@ -41,14 +41,7 @@ def replace(project: Project) -> None:
 
 @contextmanager
 def running(root: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        invoke_command(root, *arguments),
-        cwd=root,
-        env=environment_for(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(root, *arguments)
     try:
         yield process
     finally:

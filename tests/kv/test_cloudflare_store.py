@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,21 @@ class Time:
         self.now += seconds
 
 
+@contextmanager
+def opening(prefix: str, namespace: str, folder: Path, time: Time) -> Iterator[Open]:
+    """Opens stores on one namespace, of one directory below ``folder`` each; closes them all."""
+    with ExitStack() as stack:
+
+        def another(directory: str = "here") -> CloudflareStore:
+            client = KVClient(Transport(prefix=prefix, token=None), namespace)
+            journal = Journal(folder / directory / "journal.sqlite3", time)
+            store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
+            stack.enter_context(store)
+            return store
+
+        yield another
+
+
 @pytest.fixture
 def server() -> Iterator[KVServer]:
     with KVServer() as running:
@@ -52,14 +67,7 @@ def time() -> Time:
 @pytest.fixture
 def connect(server: KVServer, tmp_path: Path, time: Time) -> Iterator[Open]:
     """Opens stores: of one directory each, by its name."""
-    with ExitStack() as stack:
-
-        def another(directory: str = "here") -> CloudflareStore:
-            client = KVClient(Transport(prefix=server.prefix, token=None), server.namespace)
-            journal = Journal(tmp_path / directory / "journal.sqlite3", time)
-            store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
-            return stack.enter_context(store)  # type: ignore[return-value]  # a Store
-
+    with opening(server.prefix, server.namespace, tmp_path, time) as another:
         yield another
 
 

@@ -7,19 +7,15 @@ gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from nimbus_tasks.kv.cloudflare.client import KVClient
-from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS, Journal
-from nimbus_tasks.kv.cloudflare.store import CloudflareStore
-from nimbus_tasks.kv.cloudflare.transport import Transport
+from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS
 from nimbus_tasks.kv.store import Entry, Store
-from tests.kv.test_cloudflare_store import Time
+from tests.kv.test_cloudflare_store import Open, Time, opening
 
 if TYPE_CHECKING:
     from tests.wrangler.server import Wrangler
@@ -28,8 +24,6 @@ pytest.register_assert_rewrite("tests.kv.store_suite")
 pytest_plugins = ["tests.wrangler.server"]
 
 from tests.kv.store_suite import VALUES, Reopen, StoreSuite, keys  # noqa: E402 - as above
-
-Open = Callable[..., CloudflareStore]
 
 
 @pytest.fixture
@@ -42,14 +36,7 @@ def time() -> Time:
 def connect(wrangler: Wrangler, tmp_path: Path, time: Time) -> Iterator[Open]:
     """Opens stores on one namespace, empty at first: of one directory each, by its name."""
     namespace = wrangler.new_namespace()
-    with ExitStack() as stack:
-
-        def another(directory: str = "here") -> CloudflareStore:
-            client = KVClient(Transport(prefix=wrangler.prefix, token=None), namespace)
-            journal = Journal(tmp_path / directory / "journal.sqlite3", time)
-            store = CloudflareStore(client, journal, sleep=time.sleep, clock=time)
-            return stack.enter_context(store)  # type: ignore[return-value]  # a Store
-
+    with opening(wrangler.prefix, namespace, tmp_path, time) as another:
         yield another
 
 

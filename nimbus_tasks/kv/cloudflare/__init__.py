@@ -112,24 +112,23 @@ def check_config(config: Mapping[str, Any], environment: Mapping[str, str]) -> N
 
 def checked_namespace(config: Mapping[str, Any]) -> str:
     """The id of the KV namespace. Raises :class:`UsageError`."""
-    namespace = config.get("namespace_id")
-    if not isinstance(namespace, str) or not _ID.fullmatch(namespace):
-        raise UsageError(
-            f"'cloudflare.namespace_id' is missing from {config_name()}, or is no id",
-            advice="Give nimbus.init --namespace-id=ID, as 'wrangler kv namespace list' shows it.",
-        )
-    return namespace
+    return _checked_id(config, "namespace_id", "wrangler kv namespace list")
 
 
 def checked_queue(config: Mapping[str, Any]) -> str:
     """The id of the queue. Raises :class:`UsageError`."""
-    queue_id = config.get("queue_id")
-    if not isinstance(queue_id, str) or not _ID.fullmatch(queue_id):
+    return _checked_id(config, "queue_id", "wrangler queues list")
+
+
+def _checked_id(config: Mapping[str, Any], name: str, shown_by: str) -> str:
+    found = config.get(name)
+    if not isinstance(found, str) or not _ID.fullmatch(found):
+        option = name.replace("_", "-")
         raise UsageError(
-            f"'cloudflare.queue_id' is missing from {config_name()}, or is no id",
-            advice="Give nimbus.init --queue-id=ID, as 'wrangler queues list' shows it.",
+            f"'cloudflare.{name}' is missing from {config_name()}, or is no id",
+            advice=f"Give nimbus.init --{option}=ID, as '{shown_by}' shows it.",
         )
-    return queue_id
+    return found
 
 
 def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str:

@@ -152,8 +152,9 @@ class MessageQueueStore(QueueFrontStore):
         self._tell()
 
     def close(self) -> None:
-        """Messages that were pulled and not claimed are given back at once."""
-        for held in self._waiting.values():
+        """Messages that were pulled and not claimed are given back at once; so are those of pages
+        of which no end was written, that another has by now, or whose leases will lapse."""
+        for held in (*self._waiting.values(), *self._at_work.values()):
             self._given_back |= dict.fromkeys(held.leases, 0)
         with suppress(NimbusError):  # then they come back by themselves
             self._settle()
@@ -263,6 +264,9 @@ class MessageQueueStore(QueueFrontStore):
             # A page may have had messages of several places.
             others = begun[page_id].leases if page_id in begun else ()
             begun[page_id] = held._replace(leases=(*held.leases, *others))
+        # Claimed anew: the claim before is over.
+        for page_id in begun.keys() & self._at_work.keys():
+            self._acknowledged += self._at_work[page_id].leases
         self._at_work |= begun
         self._unpublished |= {key: self._body(entry) for key, entry in self._items.items()}
 

@@ -29,7 +29,7 @@ from nimbus_tasks.core.wire import (
     text_field,
     time_field,
 )
-from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry
+from nimbus_tasks.kv.store import MAX_METADATA_BYTES, MAX_VALUE_BYTES, Entry
 
 NEW_PAGE_PRIORITY = 5
 RETRY_PRIORITY = 8
@@ -172,8 +172,12 @@ class PageStatus:
         return small
 
     def entry(self, key: str) -> Entry:
-        """What is to be stored under ``key``."""
-        return Entry(key, dump_json(self.to_value()), self.to_metadata())
+        """What is to be stored under ``key``. Unknown fields are carried along as far as a store
+        takes them: what somebody has put there must not keep the pages of a batch from ending."""
+        value = dump_json(self.to_value())
+        if len(value) * 4 > MAX_VALUE_BYTES and len(value.encode()) > MAX_VALUE_BYTES:
+            value = dump_json(self.changed(extra={}, detail={}).to_value())
+        return Entry(key, value, self.to_metadata())
 
     def changed(self, **changes: Any) -> PageStatus:
         """The record with some fields changed."""

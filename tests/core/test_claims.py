@@ -10,6 +10,7 @@ import pytest
 
 from nimbus_tasks.core.batches import cancelled_batches
 from nimbus_tasks.core.keys import batch_key, page_key, queue_key, queue_prefix, status_key
+from nimbus_tasks.core.records import queue_entry
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, Store
 from tests.core.claiming import (
@@ -247,6 +248,37 @@ def test_a_record_that_is_listed_and_cannot_be_read_yet_is_not_taken_for_damaged
         store.unseen = ""
         assert store.get(status_key(PROJECT, "page_a")) == stored
         assert len(in_queue(store)) == 1
+
+
+def test_content_that_cannot_be_read_yet_is_waited_for_as_long_as_reads_lag(
+    tmp_path: Path,
+) -> None:
+    """After that it is missing, and its page is to fail for it."""
+    store = Behind(tmp_path / "kv.sqlite3", create=True)
+    with store:
+        put_batch(store)
+        queue(store, "page_a", queued=-30)
+        store.unseen = page_key(PROJECT, "page_a")
+        assert claim(store) == []
+        assert in_queue(store) == ["page_a"]
+        queue(store, "page_b", queued=-90)
+        store.unseen = page_key(PROJECT, "page_b")
+        assert {one.page_id: one.page is None for one in claim(store)} == {
+            "page_a": False,
+            "page_b": True,
+        }
+
+
+def test_a_page_of_several_items_is_claimed_once(store: Store) -> None:
+    """One of the seed's names no place of its own: each item is its."""
+    put_batch(store)
+    put_page(store, "page_a")
+    status = put_status(store, "page_a", "queued")
+    for priority in (5, 8):
+        place = status.changed(priority=priority, queued_at=iso(-30))
+        store.put_many([queue_entry(PROJECT, "page_a", place)])
+    assert [one.attempt for one in claim(store)] == [1]
+    assert in_queue(store) == []
 
 
 # --- batches that have been cancelled ---

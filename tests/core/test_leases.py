@@ -81,6 +81,7 @@ def test_a_released_page_is_as_if_it_had_never_been_claimed(store: Store) -> Non
 
     status = status_of(store, "page_a")
     assert (status.state, status.attempts, status.claim) == ("queued", 1, None)
+    assert status.updated == iso(1)  # later than its claim, which reads that lag may show still
     assert in_queue(store) == ["page_a"]
     assert log_of(store, "page_a") == []
     assert claim_one(store, now=2).attempt == 2

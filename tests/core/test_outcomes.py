@@ -31,6 +31,18 @@ from tests.core.claiming import (
 from tests.core.stored_batches import BATCH, PROJECT
 
 
+def test_metadata_of_others_that_leave_no_room_keep_no_page_from_ending(store: Store) -> None:
+    """Cloudflare counts their bytes, of which JSON with escapes has more."""
+    queue(store, "page_a")
+    claimed = claim_one(store)
+    assert claimed.page is not None
+    page = claimed.page._replace(metadata={"sha256": "abc", "theirs": "ü" * 500})
+    assert finish(store, success(claimed._replace(page=page), page_value="{}")) == []
+    entry = store.get(page_key(PROJECT, "page_a"))
+    assert entry is not None
+    assert (entry.value, entry.metadata) == ("{}", {"sha256": "abc"})
+
+
 def test_an_attempt_that_ended_well_leaves_its_result(store: Store) -> None:
     queue(store, "page_a")
     claimed = claim_one(store)

@@ -16,7 +16,7 @@ from nimbus_tasks.core.lifecycle import PAGE_STATES, Tally
 from nimbus_tasks.core.records import PageStatus, Usage, queue_entry, read_status
 from nimbus_tasks.core.small_forms import small_form
 from nimbus_tasks.core.wire import UnreadableRecordError, dump_json
-from nimbus_tasks.kv.store import MAX_METADATA_BYTES, Entry, Store
+from nimbus_tasks.kv.store import MAX_METADATA_BYTES, MAX_VALUE_BYTES, Entry, Store
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -646,3 +646,12 @@ def test_what_all_attempts_took_is_added_up_on_the_way() -> None:
     assert status.to_value()["result"]["usage"] == {"tokens_in": 10, "tokens_out": 3, "cost": 0.5}
     assert PageStatus.from_value(status.to_value()) == status
     assert a_status("done").with_usage(None) == a_status("done")
+
+
+@pytest.mark.parametrize("place", ["extra", "detail"])
+def test_fields_of_others_that_leave_no_room_are_left_out(place: str) -> None:
+    """Whoever claims the page writes more than was there, and could not."""
+    status = PageStatus("processing", "batch_1", "", claim="c", path="a.html", progress=0)
+    theirs, few = ({"theirs": character * (MAX_VALUE_BYTES // 2)} for character in "üx")
+    assert read_status(status.changed(**{place: theirs}).entry("status:p:page_a")) == status
+    assert getattr(read_status(status.changed(**{place: few}).entry("status:p:page_a")), place)

@@ -88,7 +88,9 @@ class Fleet:
     def worker(
         self, machine: str, processor: Processor = no_changes, hold: float = 30.0, **options: Any
     ) -> Iterator[Worker]:
-        """A worker of that machine; how a run of it began is counted."""
+        """A worker of that machine; how a run of it began is counted. Its leases outlast whatever
+        else the computer does: a page that is taken up while its holder cannot go on is worked on
+        twice, as it is to be."""
         project = self.machine(machine)
 
         def counting(page: Mapping[str, Any], progress: Callable[..., None]) -> Any:
@@ -96,7 +98,7 @@ class Fleet:
             return processor(page, progress)
 
         with project.open_store(hold_seconds=hold) as store:
-            chosen = Options(**{"lease_seconds": 2.0, **options}).shared(store.lag_seconds)
+            chosen = Options(**{"lease_seconds": 60.0, **options}).shared(store.lag_seconds)
             yield Worker(store, project.project_id, counting, chosen, Quiet())
 
     def work(self, *machines: str, **options: Any) -> list[Worked]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -261,6 +262,43 @@ def test_all_messages_of_a_page_are_acknowledged(
     assert len(server.messages) == 3
     store.put_many([state("page_1", "done")])
     assert server.messages == []
+
+
+def test_a_message_whose_claim_came_to_nothing_is_kept_from_nobody(
+    server: QueueServer, path: Path
+) -> None:
+    """Another has its page: no outcome of this one was written. At its end it is given back."""
+    status, item = queued("page_1")
+    with opened(server, path, create=True) as store:
+        store.put_many([status, item])
+        assert first(store, 1) == [item.key]
+        claim(store, "page_1", item)
+    [message] = server.messages
+    assert message.visible_at <= time.monotonic()
+
+
+def test_the_messages_of_two_claims_of_one_page_are_acknowledged(
+    store: Store, server: QueueServer
+) -> None:
+    status, item = queued("page_1")
+    store.put_many([status, item])
+    assert first(store, 1) == [item.key]
+    claim(store, "page_1", item)
+    server.publish(server.messages[0].body)  # that claim lapses, and somebody publishes it anew
+    assert first(store, 1) == [item.key]
+    claim(store, "page_1", item)
+    store.put_many([state("page_1", "done")])
+    assert server.messages == []
+
+
+def test_where_one_cannot_be_claimed_no_others_are_kept_from_other_workers(
+    store: Store, server: QueueServer
+) -> None:
+    for number in range(6):
+        store.put_many(queued(f"page_{number}"))
+    with store.transaction() as tx:
+        seen = [len(list(tx.scan(f"queue:{PROJECT}:", limit=limit))) for limit in (1, 2, 3)]
+    assert (seen, server.operations["read"]) == ([1, 1, 1], 1)
 
 
 def test_what_others_may_have_by_now_is_in_hand_no_more(server: QueueServer, path: Path) -> None:

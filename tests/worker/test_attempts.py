@@ -55,6 +55,11 @@ def test_every_part_of_a_result_may_be_missing() -> None:
 
 
 def test_an_earlier_optimization_is_replaced() -> None:
+    claim = a_claim(PAGE)
+    assert claim.page is not None
+    spaced = claim._replace(page=claim.page._replace(value=claim.page.value + "\n"))
+    outcome = Attempt(spaced).run(lambda page, progress: {"optimization": [1]}, 1)
+    assert stored(outcome) == {**PAGE, "optimization": [1]}
     claim = a_claim({**PAGE, "optimization": {"old": 1}, "note": "kept"})
     outcome = Attempt(claim).run(lambda page, progress: {"optimization": [2]}, 1)
     assert stored(outcome) == {**PAGE, "optimization": [2], "note": "kept"}
@@ -158,15 +163,30 @@ def test_a_percentage_is_kept_within_0_and_100(percent: Any, shown: float) -> No
     assert attempt.percent == shown
 
 
+def test_secrets_are_in_no_data_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "secret-token-that-nobody-may-see")
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        progress("ask", 1, headers=[{"Authorization": "Bearer secret-token-that-nobody-may-see"}])
+        return {}
+
+    entries = Attempt(a_claim()).run(process, 1).entries
+    assert "Bearer ***" in str(entries[0]["data"])
+    assert "secret-token" not in dump_json(list(entries))
+
+
 def test_a_flood_of_steps_and_data_is_bounded_and_said() -> None:
+    many = {f"field {number}": number for number in range(100)}
+
     def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
         for number in range(MAX_STEPS_LOGGED + 50):
-            progress(f"step {number}", 1, "m" * 9000, blob="b" * 90_000, odd={1, 2})
+            progress(f"step {number}", 1, "m" * 9000, blob="b" * 90_000, odd={1, 2}, **many)
         return {}
 
     entries = Attempt(a_claim()).run(process, 1).entries
     assert len(entries) == MAX_STEPS_LOGGED + 1
     assert "50 more steps are not logged" in entries[-1]["message"]
+    assert len(entries[0]["data"]) == 20
     assert len(dump_json(list(entries))) < 1_500_000
 
 

@@ -120,22 +120,26 @@ class SqliteStore(Store):
                 small = [(key, None if data is None else _dump(data)) for key, _, data in chunk]
                 for (key, value, _), (_, metadata) in zip(chunk, small, strict=True):
                     _check_limits(key, value, metadata)
-                self._db.executemany(
-                    "INSERT INTO keys VALUES (?, ?)"
+                # One statement: for each row a call of its own would give other threads the turn.
+                rows = ",".join(["(?,?)"] * len(chunk))
+                self._db.execute(
+                    f"INSERT INTO keys VALUES {rows}"
                     " ON CONFLICT (key) DO UPDATE SET metadata = excluded.metadata",
-                    small,
+                    [field for row in small for field in row],
                 )
-                self._db.executemany(
-                    "INSERT INTO vals VALUES (?, ?)"
+                self._db.execute(
+                    f"INSERT INTO vals VALUES {rows}"
                     " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    ((key, value) for key, value, _ in chunk),
+                    [field for key, value, _ in chunk for field in (key, value)],
                 )
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        doomed = [(key,) for key in keys]
+        remaining = iter(keys)
         with self.transaction(), self._translated():
-            self._db.executemany("DELETE FROM keys WHERE key = ?", doomed)
-            self._db.executemany("DELETE FROM vals WHERE key = ?", doomed)
+            while chunk := list(islice(remaining, _KEYS_A_QUERY)):
+                doomed = f"WHERE key IN ({','.join('?' * len(chunk))})"
+                self._db.execute(f"DELETE FROM keys {doomed}", chunk)
+                self._db.execute(f"DELETE FROM vals {doomed}", chunk)
 
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
         for keys, metadata in self._listed(prefix, limit):

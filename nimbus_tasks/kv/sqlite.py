@@ -120,26 +120,22 @@ class SqliteStore(Store):
                 small = [(key, None if data is None else _dump(data)) for key, _, data in chunk]
                 for (key, value, _), (_, metadata) in zip(chunk, small, strict=True):
                     _check_limits(key, value, metadata)
-                # One statement: for each row a call of its own would give other threads the turn.
-                rows = ",".join(["(?,?)"] * len(chunk))
-                self._db.execute(
-                    f"INSERT INTO keys VALUES {rows}"
+                self._db.executemany(
+                    "INSERT INTO keys VALUES (?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET metadata = excluded.metadata",
-                    [field for row in small for field in row],
+                    small,
                 )
-                self._db.execute(
-                    f"INSERT INTO vals VALUES {rows}"
+                self._db.executemany(
+                    "INSERT INTO vals VALUES (?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    [field for key, value, _ in chunk for field in (key, value)],
+                    ((key, value) for key, value, _ in chunk),
                 )
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        remaining = iter(keys)
+        doomed = [(key,) for key in keys]
         with self.transaction(), self._translated():
-            while chunk := list(islice(remaining, _KEYS_A_QUERY)):
-                doomed = f"WHERE key IN ({','.join('?' * len(chunk))})"
-                self._db.execute(f"DELETE FROM keys {doomed}", chunk)
-                self._db.execute(f"DELETE FROM vals {doomed}", chunk)
+            self._db.executemany("DELETE FROM keys WHERE key = ?", doomed)
+            self._db.executemany("DELETE FROM vals WHERE key = ?", doomed)
 
     def scan(self, prefix: str, *, limit: int | None = None) -> Iterator[KeyInfo]:
         for keys, metadata in self._listed(prefix, limit):

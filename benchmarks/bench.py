@@ -195,18 +195,24 @@ class Bench:
                 target,
             )
 
-        trivial, least = in_turns(
+        # In turns with the worker, as the pool: the machine is not as fast the next minute.
+        hueys = peers.hueys(self._maps(project), self._work / "huey.db")
+        trivial, least, *others = in_turns(
             self._repeats,
             lambda: work("trivial"),
             lambda: floor("pool", scratch, WORKER_PAGES, 8, 0),
+            *(huey.work_off for huey in hueys),
         )
         yield beyond("worker, trivial processor", WORKER_PAGES, trivial, least, 8000 / 5000)
-        nothing = self._work / "nothing"
-        nothing.mkdir()
-        begun = trivial._replace(seconds=trivial.seconds - start.seconds)
-        yield from peers.rows(
-            self._maps(project), nothing, self._work / "huey.db", begun, self._repeats
-        )
+        for huey, other in zip(hueys, others, strict=True):
+            yield self._row(
+                "worker, trivial, beside huey",
+                WORKER_PAGES,
+                trivial._replace(seconds=trivial.seconds - start.seconds),
+                huey.name,
+                other._replace(seconds=other.seconds - huey.start_seconds()),
+                huey.target,
+            )
         waited, least = in_turns(
             self._repeats,
             lambda: work("waiting", f"--concurrency={WAITING_THREADS}", pages=WAITING_PAGES),

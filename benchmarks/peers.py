@@ -12,47 +12,57 @@ import json
 import os
 import sqlite3
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.measure import REPOSITORY, Cost, at_rest, in_turns, run
-from benchmarks.row import Row
 
-#: 5,000 pages a second where huey, not synced, does some 3,050.
-TO_HUEY = 3050 / 5000
+#: Seconds of the worker to one of huey's. NORMAL: 5,000 pages a second where huey does some 3,050.
+TARGETS = {"FULL": 1.0, "NORMAL": 3050 / 5000}
 
 
-def rows(maps: Path, nothing: Path, database: Path, worker: Cost, repeats: int) -> Iterator[Row]:
-    """The worker, beyond its start, beside huey; none where that is not installed. ``nothing`` is a
-    folder without pages."""
-    if find_spec("huey") is None:
-        return
+class Huey(NamedTuple):
+    """huey's consumer, of a task a map; ``synchronous`` is SQLite's word for what it syncs."""
 
-    def work(synchronous: str, pages: Path = maps) -> Cost:
-        argv = [sys.executable, "-m", "benchmarks.peers", str(pages), str(database), synchronous]
-        run([*argv, "enqueue"], REPOSITORY)
+    maps: Path
+    database: Path
+    synchronous: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return f"huey on SQLite, {self.synchronous}: work off"
+
+    @property
+    def target(self) -> float:
+        """The most that the worker may take of its time."""
+        return TARGETS[self.synchronous]
+
+    def work_off(self) -> Cost:
+        """The cost of its tasks, which are enqueued before."""
+        self._run("enqueue")
         at_rest()
-        return run([*argv, "work"], REPOSITORY)
+        return self._run("work")
 
-    start, synced, normal = in_turns(
-        repeats,
-        lambda: work("FULL", nothing),
-        lambda: work("FULL"),
-        lambda: work("NORMAL"),
-    )
-    pages = sum(1 for _ in maps.rglob("*.json"))
-    for huey, how, target in ((synced, "synced", 1.0), (normal, "NORMAL", TO_HUEY)):
-        yield Row(
-            "worker, trivial, beside huey",
-            pages,
-            worker.seconds,
-            worker.megabytes,
-            f"huey on SQLite, {how}: work off",
-            huey.seconds - start.seconds,
-            target,
-        )
+    def start_seconds(self) -> float:
+        """What it takes with nothing to do."""
+        with tempfile.TemporaryDirectory() as nothing:
+            idle = self._replace(maps=Path(nothing))
+            return in_turns(3, idle.work_off)[0].seconds
+
+    def _run(self, what: str) -> Cost:
+        argv = [str(self.maps), str(self.database), self.synchronous, what]
+        return run([sys.executable, "-m", "benchmarks.peers", *argv], REPOSITORY)
+
+
+def hueys(maps: Path, database: Path) -> list[Huey]:
+    """Every kind of it; none where it is not installed."""
+    if find_spec("huey") is None:
+        return []
+    return [Huey(maps, database, synchronous) for synchronous in TARGETS]
 
 
 def main(maps: str, database: str, synchronous: str, what: str) -> None:

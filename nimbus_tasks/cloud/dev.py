@@ -6,6 +6,7 @@ of its own beside the Worker, which ``NIMBUS_CONFIG`` names. The project's own i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -36,6 +37,7 @@ from nimbus_tasks.command import (
     project_root,
 )
 from nimbus_tasks.core.advice import shell_quoted
+from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import InterruptedByUserError, UsageError
 from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.project import (
@@ -113,8 +115,11 @@ def running(
     try:
         address = _address_when_ready(process, log)
         _check_api(address, log)
+        project = _local_project(root, worker, address)
         config = worker.folder / CONFIG_NAME
-        write_atomically(config, [_config_for(root, worker, address)])
+        text = json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(config, [text])
+        _put_back(project)
         yield LocalWorker(address, config, log, process)
     finally:
         _end(process)
@@ -134,16 +139,14 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:
-    """The project's configuration with its store in the local KV."""
-    import json
-
+def _local_project(root: Path, worker: WorkerConfig, address: str) -> Project:
+    """The project with its store in the local KV."""
     try:
         project: Project = load_project(root)
     except UsageError:
         project = new_project(root)
     api_base = f"{address}{_API}"
-    local = replace(
+    return replace(
         project,
         project_id=worker.project_id,
         store="cloudflare",
@@ -154,7 +157,19 @@ def _config_for(root: Path, worker: WorkerConfig, address: str) -> str:
             "api_base": api_base,
         },
     )
-    return json.dumps(local.to_config(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _put_back(project: Project) -> None:
+    """Queue the pages again that an earlier run had in hand, and forget what it had sent: its Queue
+    was in its memory, and a lease is long for somebody who sits there and waits."""
+    from nimbus_tasks.core.lapses import put_back_claimed
+    from nimbus_tasks.core.pages import list_pages, read_statuses
+
+    project_id = project.project_id
+    with project.open_store() as store, store.transaction() as tx:
+        held = [p.page_id for p in list_pages(tx, project_id) if p.status["status"] == "processing"]
+        put_back_claimed(tx, project_id, read_statuses(tx, project_id, held), utc_now())
+        tx.delete_many([f"cloud:{project_id}:tick"])
 
 
 def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:

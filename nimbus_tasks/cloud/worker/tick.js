@@ -68,8 +68,7 @@ async function work(cx, heads, queue, census, next) {
   const first = await firstItems(cx, queue, census);
   next.sent = stillSent(cx, next.sent, first);
   const items = first.filter((item) => !next.sent.has(item));
-  await send(cx, items);
-  for (const item of items) next.sent.set(item, Date.now());
+  await send(cx, items, next.sent);
 
   const { snapshots, left } = await sumUp(cx, heads, census);
   const isQuiet = !(lapsed + first.length + snapshots + left + census.inFlight);
@@ -102,12 +101,17 @@ function stillSent({ lagSeconds, leaseSeconds }, sent, first) {
   return new Map([...sent].filter(([item, at]) => at > now - 1000 * seconds(item)));
 }
 
-/** Send items to the consumer, each with a token to claim its page with. */
-async function send({ env, kv }, items) {
+/**
+ * Send items to the consumer, each with a token to claim its page with. What the Queue has taken is
+ * put into `sent`, also where it refuses the rest.
+ */
+async function send({ env, kv }, items, sent) {
   const message = (item) => ({ body: { item, claim: crypto.randomUUID() }, contentType: "json" });
   for (let at = 0; at < items.length; at += MESSAGES_A_SEND) {
+    const some = items.slice(at, at + MESSAGES_A_SEND);
     kv.left -= 1; // on the free plan they count together
-    await env.PAGES.sendBatch(items.slice(at, at + MESSAGES_A_SEND).map(message));
+    await env.PAGES.sendBatch(some.map(message));
+    for (const item of some) sent.set(item, Date.now());
   }
 }
 

@@ -76,12 +76,11 @@ async function workOn(cx, { body, attempts }, processor, cancelled) {
   const attempt = new Attempt(job);
   const showing = show(cx, job, attempt);
   const outcome = await attempt.run(text, cx.env, processor, cx.pageSeconds);
-  const lastWrite = await showing;
+  await sleep(Math.max(0, (await showing) + cx.writeMs - Date.now()));
   if (outcome.retryAfter !== undefined && !isLast) {
     const isOurs = await renew(cx, job, attempt, `waits: ${outcome.error}`, outcome.usage);
     return isOurs ? Math.min(outcome.retryAfter, cx.leaseSeconds / 2) : undefined;
   }
-  await sleep(Math.max(0, lastWrite + cx.writeMs - Date.now()));
   return write(cx, job, outcome, metadata);
 }
 

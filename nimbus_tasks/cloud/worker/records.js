@@ -130,14 +130,13 @@ export function ownFields(status) {
 /**
  * The status as the holder of `job` has to take it: null when the page is his no longer.
  *
- * KV may show a record of before the claim. So what is older than the claim counts as not seen yet,
- * and only what is newer, or has ended this very attempt, takes the page away.
+ * KV may show a record of before the claim. So what is older than the claim counts as out of date,
+ * and only what is newer takes the page away. That holds for an outcome of this very attempt as well:
+ * the claim was made by an older read, and has been written over it. Let go, it would lapse.
  */
 export function held(status, job) {
   if (status.status === "processing" && status.processing?.claim === job.claim) return status;
   if ((time(status.updated) ?? "") > job.claimed) return null;
-  if (status.attempts === job.attempt && ["done", "failed", "cancelled"].includes(status.status))
-    return null;
   return { ...asClaimed(status, job), attempts: job.attempt, batch_id: job.batch_id };
 }
 

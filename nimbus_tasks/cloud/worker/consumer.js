@@ -18,7 +18,11 @@ import { isObject, iso, sleep, unlessRefused } from "./kv.js";
 import { LATER, addToLog, claimPage, putInQueue, putStatus } from "./pages.js";
 import { asEnded, asQueued, held, withUsage } from "./records.js";
 
-const MAX_DELIVERIES = 5; // as max_retries in wrangler.jsonc; the last says itself what was wrong
+/**
+ * With this one the page gets its outcome, good or bad. What max_retries of wrangler.jsonc allows
+ * beyond it is for invocations that ended early.
+ */
+const LAST_DELIVERY = 5;
 const SPARE = 50; // operations that are left for outcomes: step and progress are not shown for them
 
 export async function consume({ messages }, env, processor) {
@@ -67,7 +71,7 @@ const isMessage = ({ project }, body) =>
 /** Work on a message's page. Returns seconds after which it is to come again, or nothing. */
 async function workOn(cx, { body, attempts }, processor, cancelled) {
   if (!isMessage(cx, body)) return logError({ unknown_message: body });
-  const isLast = attempts >= MAX_DELIVERIES;
+  const isLast = attempts >= LAST_DELIVERY;
   const job = await claimPage(cx, body, cancelled);
   if (!isObject(job)) return job === LATER && !isLast ? cx.againSeconds : undefined;
   const { text, metadata } = await cx.kv.read(pageKey(cx.project, job.page_id));

@@ -20,10 +20,13 @@ import { takeUpLapsed } from "./pages.js";
 const OPERATIONS_A_LAPSE = 5; // status, item, log, and two reads
 const OPERATIONS_A_SNAPSHOT = 6; // pages taken over, record, listing, record, and what is kept
 const MESSAGES_A_SEND = 100; // of 1 KB at most
-const ITEMS_AN_OPERATION = 5; // that wait in the Queue, at most: 5,000
+const ITEMS_AN_OPERATION = 5; // that are in the Queue at most: 5,000, with 1,000 operations
 /** So many ticks' worth is sent at once where the census takes several. */
 const MAX_TICKS = 4;
-/** So much is in the Queue: until the next tick, a minute that listings may lag, and one more. */
+/**
+ * So much is in the Queue: until the next tick, a minute that listings may lag, and one more. What is
+ * done in a minute is what was in the last one, or a page for each that may be worked on at once.
+ */
 const MINUTES_AHEAD = 3;
 /**
  * A tick takes seconds; one of 400 listings, each after the other, a minute. One that Cloudflare
@@ -78,8 +81,8 @@ async function work(cx, heads, queue, census, next) {
 
 /** The keys of the items that are to be in the Queue: the first, with those that are missing. */
 async function firstItems(cx, queue, { ticks, inFlight, endedLately, missing }) {
-  const aTick = MINUTES_AHEAD * Math.max(cx.concurrency, endedLately);
-  const ahead = Math.min(ITEMS_AN_OPERATION * cx.operations, aTick);
+  const wanted = MINUTES_AHEAD * Math.max(cx.concurrency, endedLately);
+  const ahead = Math.min(ITEMS_AN_OPERATION * cx.operations, wanted);
   const most = Math.max(0, Math.min(MAX_TICKS, ticks) * ahead - inFlight);
   const items = [...missing];
   let { keys, cursor } = queue;

@@ -97,9 +97,9 @@ async function firstItems(cx, queue, { ticks, inFlight, endedLately, missing }) 
  * message that came to nothing for a whole lease is lost.
  */
 function stillSent({ lagSeconds, leaseSeconds }, sent, first) {
-  const [listed, now] = [new Set(first), Date.now()];
+  const listed = new Set(first);
   const seconds = (item) => (listed.has(item) ? leaseSeconds : 3 * lagSeconds);
-  return new Map([...sent].filter(([item, at]) => at > now - 1000 * seconds(item)));
+  return new Map([...sent].filter(([item, at]) => lasts(at + 1000 * seconds(item), seconds(item))));
 }
 
 /** Send items to the consumer, each with a token to claim its page with. */
@@ -142,8 +142,6 @@ async function addSuperseded({ kv, project }, head, tally) {
  */
 async function recall({ kv, project }) {
   const { until, quiet, pass, sent } = object(await kv.get(memoryKey(project)));
-  const now = Date.now();
-  const lasts = (at, seconds) => number(at) > now && at <= now + 1000 * seconds;
   return {
     isLocked: lasts(until, LOCK_SECONDS),
     isQuiet: lasts(quiet, QUIET_SECONDS),
@@ -151,6 +149,9 @@ async function recall({ kv, project }) {
     sent: new Map(Object.entries(object(sent))),
   };
 }
+
+/** Whether it is before `end`, and that no further off than it can be by a clock that is right. */
+const lasts = (end, seconds) => number(end) > Date.now() && end <= Date.now() + 1000 * seconds;
 
 const memoryKey = (project) => `cloud:${project}:tick`;
 const remember = ({ kv, project }, { sent, ...memory }) =>

@@ -1,0 +1,245 @@
+/**
+ * What ticks send, mend and sum up, and how much of it at once: each case on a KV in memory of its
+ * own. Argument: the Worker's folder.
+ */
+
+import { LEASE, QUEUED, batch, claimed, deliver, failing, inHand, key, long, message, state, tell, worker, world } from "./world.js";
+
+const { Tally, saveSnapshot } = await worker("batches");
+const { open } = await worker("context");
+const { bury, consume } = await worker("consumer");
+const { iso, sleep } = await worker("kv");
+const { PageError } = await worker("page_error");
+const { tick } = await worker("tick");
+
+/** Records of so many pages, from page_`first` on. */
+const pages = (count, status, first = 1) =>
+  Object.fromEntries(Array.from({ length: count }, (_, n) => [`status:p:page_${first + n}`, status]));
+const queued = (count, first = 1) => ({
+  ...pages(count, QUEUED, first),
+  ...Object.fromEntries(Array.from({ length: count }, (_, n) => [key(first + n), {}])),
+});
+const done = (completed) => ({ status: "done", batch_id: "b", updated: long, attempts: 1, result: { completed, changes: 0 } });
+const head = (intent = "run") => ({ id: "b", status: "processing", intent, page_count: 1, counts: {} });
+const tallied = (status) => {
+  const tally = new Tally({ states: new Map() });
+  tally.add("page_1", status);
+  return tally;
+};
+
+/** Ticks until `isOver`: how many they were, and the most operations that one of them took. */
+async function ticks(here, isOver) {
+  let [count, most] = [0, 0];
+  while (!isOver() && count < 50) {
+    const before = here.spent();
+    await tick(here.env);
+    count += 1;
+    most = Math.max(most, here.spent() - before);
+  }
+  return { count, most };
+}
+
+await tell({
+  /** Three times what is worked on at once, or ended within a minute, but what is in hand already. */
+  async sends_what_is_done_in_three_minutes() {
+    const others = { ...claimed("c", iso(Date.now() + LEASE)), updated: iso() };
+    const said = [];
+    for (const more of [{}, pages(4, others, 50), pages(5, done(iso()), 50), pages(5, done(long), 50)]) {
+      const here = world({ ...queued(30), ...more, "batch:p:b": batch("run") }, { CONCURRENCY: "2" });
+      said.push((await tick(here.env)).sent);
+    }
+    return said;
+  },
+  /** The first of the queue, each with a claim of its own, and at the next tick none of them again. */
+  async sends_in_order_and_once() {
+    const here = world({ ...queued(9), "batch:p:b": batch("run") }, { CONCURRENCY: "2" });
+    const said = [(await tick(here.env)).sent, (await tick(here.env)).sent];
+    const bodies = here.sent.map(({ body }) => body);
+    return [said, bodies.map(({ item }) => item.at(-1)).join(""), new Set(bodies.map(({ claim }) => claim)).size];
+  },
+  /**
+   * An item that was sent waits still, or its page does whose item is not to be seen: it is sent
+   * again after a lease, or when a listing has to show it. By age in seconds, in two ticks each.
+   */
+  async sent_before() {
+    const said = [];
+    for (const items of [queued(1), pages(1, QUEUED)]) {
+      for (const age of [0, 25, 40, 890, 910]) {
+        const here = world({ ...items, "batch:p:b": batch("run") }, { LAG_SECONDS: "10" });
+        here.data.set("cloud:p:tick", { sent: { [key(1)]: Date.now() - 1000 * age } });
+        said.push([(await tick(here.env)).sent, (await tick(here.env)).sent].join());
+      }
+    }
+    return said;
+  },
+  /** What a tick remembers may be lost, or rubbish: then it works, and sends, as if it knew nothing. */
+  async memories_that_are_none() {
+    const later = Date.now() + 3_600_000;
+    const memories = [
+      ...[undefined, {}, { sent: "all" }, { sent: [key(1)] }, { sent: { [key(1)]: "now" } }, { sent: { [key(1)]: null } }],
+      ...[{ sent: { [key(1)]: later } }, { until: later }, { quiet: later }, { until: "later" }, { until: 0 }],
+    ];
+    const said = [];
+    for (const memory of memories) {
+      const here = world({ ...queued(1), "batch:p:b": batch("run") });
+      if (memory) here.data.set("cloud:p:tick", memory);
+      said.push((await tick(here.env)).sent);
+    }
+    return said;
+  },
+  /** Nothing happens in it: it is looked at again after ten minutes, or when something is queued. */
+  async quiet() {
+    const here = world({ "batch:p:b": { ...batch("upload"), status: "uploading" } });
+    const said = [(await tick(here.env)).sent, await tick(here.env)];
+    const { quiet } = here.data.get("cloud:p:tick");
+    said.push(quiet > Date.now() + 590_000 && quiet <= Date.now() + 600_000);
+    here.data.get("cloud:p:tick").quiet += 3_600_000; // by a clock that was wrong
+    said.push((await tick(here.env)).sent);
+    for (const [name, value] of Object.entries(queued(1))) here.data.set(name, value);
+    return [...said, (await tick(here.env)).sent];
+  },
+  async takes_no_more_operations_than_there_are() {
+    const lapsed = world({ ...pages(60, claimed("c", long)), "batch:p:b": batch("run") }, { OPERATIONS: "50" });
+    const batches = world({}, { OPERATIONS: "50" });
+    for (let n = 0; n < 30; n += 1) {
+      batches.data.set(`batch:p:b${n}`, batch("run"));
+      batches.data.set(`status:p:page_${n}`, { ...done(long), batch_id: `b${n}` });
+    }
+    const isEnded = () => [...batches.data].every(([name, { status }]) => !name.startsWith("batch:") || status === "completed");
+    const isTakenUp = () => ![...lapsed.data.values()].some(({ processing }) => processing?.claim === "c");
+    const runs = [await ticks(lapsed, isTakenUp), await ticks(batches, isEnded)];
+    return runs.map(({ count, most }) => [count < 50, most <= 50]);
+  },
+  /** As many messages, and as long ones, as a Queue takes in one call; no more than 5,000. */
+  async sends_what_a_queue_takes() {
+    const here = world({ "batch:p:b": batch("run") }, { CONCURRENCY: "5000" });
+    for (let n = 0; n < 5100; n += 1) {
+      const page = String(n).padStart(60, "0");
+      here.data.set(`status:p:page_${page}`, QUEUED);
+      here.data.set(key(page), {});
+    }
+    const { sent } = await tick(here.env);
+    return [sent, new Set(here.sent.map(({ body }) => body.item)).size];
+  },
+  /** What KV refuses of one batch, or of one page that is given up, keeps no other from its turn. */
+  async records_that_kv_refuses() {
+    const large = { theirs: "x".repeat(1000) };
+    const here = world({
+      ...queued(2),
+      "status:p:page_1": { ...QUEUED, ...large },
+      "batch:p:a": { ...batch("run"), ...large },
+      "status:p:page_4": { ...done(long), batch_id: "a" },
+      "batch:p:b": { ...batch("run"), page_count: 2 },
+    });
+    const put = here.env.KV.put;
+    here.env.KV.put = async (name, value, options) => {
+      if (value.length > 1000) throw new Error("KV PUT failed: 413 Value length exceeds limit");
+      return put(name, value, options);
+    };
+    const { snapshots } = await tick(here.env);
+    await bury({ messages: [{ body: 5 }, ...here.sent] }, here.env);
+    const codes = [1, 2].map((n) => here.data.get(`status:p:page_${n}`).error?.code ?? null);
+    return [snapshots, here.sent.length, codes];
+  },
+  /** The listing is an old one: by its record the page has ended. */
+  async lapsed_by_an_old_listing() {
+    const here = world({ ...pages(1, claimed("c", long)), "batch:p:b": batch("run") });
+    const read = here.env.KV.getWithMetadata;
+    here.env.KV.getWithMetadata = async (name) =>
+      name.startsWith("status:") ? { value: JSON.stringify(done(long)), metadata: null } : read(name);
+    const { lapsed } = await tick(here.env);
+    return [lapsed, here.puts.filter((name) => name.startsWith("status:")).length];
+  },
+  /** Of a batch in whose record others may have written meanwhile, or do. */
+  async leaves_a_record_alone() {
+    const here = world({ "batch:p:b": batch("cancel") });
+    const early = (more) => {
+      here.env.KV.list = async () => ({ keys: [{ name: "batch:p:b", metadata: { ...batch("run"), ...more } }], list_complete: true });
+      return saveSnapshot(open(here.env), head(), tallied(done(long)));
+    };
+    const said = [await early()]; // the listing is older than the record
+    here.data.set("batch:p:b", batch("run"));
+    said.push(await early({ page_count: 2 })); // an upload goes on with it
+    said.push(await saveSnapshot(open(here.env), head("upload"), tallied(done(long))));
+    here.env.KV.getWithMetadata = async () => ({ value: "[", metadata: batch("run") }); // it is damaged
+    said.push(await early());
+    return [...said, here.puts.length];
+  },
+  /** A cancel just now may not be seen yet: not so one in a time to come, nor what a Worker does. */
+  async summed_up_when_reads_have_come_up() {
+    const said = [];
+    for (const [status, updated] of [["cancelled", iso()], ["cancelled", "2099-01-01T00:00:00Z"], ["done", iso()]]) {
+      const here = world({ "batch:p:b": batch("cancel") }, { LAG_SECONDS: "60" });
+      said.push(await saveSnapshot(open(here.env), head("cancel"), tallied({ status, batch_id: "b", updated })));
+    }
+    return said;
+  },
+  /** A service that asks to wait for longer than the lease lasts; a page that is taken away meanwhile. */
+  async waits_no_longer_than_its_lease() {
+    const said = [];
+    for (const claim of ["c1", "c2"]) {
+      const here = world(inHand());
+      const busy = async () => {
+        here.data.set("status:p:page_1", { ...claimed(claim, long), updated: iso() });
+        throw new PageError("not now", "busy", 100_000);
+      };
+      said.push(await deliver(here.env, busy));
+    }
+    return said;
+  },
+  /** They may be what ended an invocation: one after the other, and each once. */
+  async messages_that_come_again() {
+    const here = world({ ...queued(3), "batch:p:b": batch("run") });
+    let [begun, atWork, most] = [0, 0, 0];
+    const messages = [1, 2, 3].map((n) => {
+      here.data.set(`page:p:page_${n}`, {});
+      return { body: message(n, `c${n}`), attempts: 2, ack: () => {}, retry: () => {} };
+    });
+    await consume({ messages }, here.env, async () => {
+      [begun, most] = [begun + 1, Math.max(most, (atWork += 1))];
+      await sleep(20);
+      atWork -= 1;
+      return {};
+    });
+    return [begun, most];
+  },
+  /** An item whose page's status is not to be seen: not yet there, and the last time let go; or gone. */
+  async page_that_is_not_there() {
+    const said = [];
+    for (const [made, attempts] of [[iso(), 1], [iso(), 5], [long, 1]]) {
+      const item = `queue:p:05:${made.replace(/[^0-9]/g, "")}:page_1`;
+      const here = world({ [item]: {} }, { LAG_SECONDS: "60" });
+      said.push(await deliver(here.env, failing, attempts, { item, claim: "c1" }), here.data.has(item));
+    }
+    return said;
+  },
+  async messages_of_nobody() {
+    const said = [];
+    const other = key(1).replace(":p:", ":pp:");
+    for (const body of [null, {}, { ...message(), claim: "" }, { claim: "c1" }, { claim: "c1", item: other }]) {
+      const here = world({ ...queued(1), [other]: {} });
+      said.push([await deliver(here.env, failing, 1, body), here.data.size, state(here)].join());
+    }
+    return [...new Set(said)];
+  },
+  async cancelled_before_it_is_claimed() {
+    const here = world({ ...queued(1), "batch:p:b": batch("cancel") });
+    return [await deliver(here.env, failing), state(here), here.data.has(key(1))];
+  },
+  /** KV takes one write a second for a key: so an outcome waits. */
+  async pause_before_an_outcome() {
+    const here = world({ ...inHand(), ...queued(1) }, { WRITE_SECONDS: "0.3" });
+    const [put, times] = [here.env.KV.put, []];
+    here.env.KV.put = async (name, value, options) => {
+      if (name.startsWith("status:")) times.push(Date.now());
+      return put(name, value, options);
+    };
+    await deliver(here.env, async () => ({}));
+    return [times.length, times[1] - times[0] >= 290];
+  },
+  /** An invocation ends after 15 minutes, and may work on all its messages one after the other. */
+  async seconds_that_a_page_has() {
+    const vars = [{}, { PAGE_SECONDS: "500" }, { PAGE_SECONDS: "500", BATCH_SIZE: "1" }, { BATCH_SIZE: "10" }];
+    return vars.map((some) => open(some).pageSeconds);
+  },
+});

@@ -72,8 +72,9 @@ async function work(cx, heads, queue, census, next) {
   for (const item of items) next.sent.set(item, Date.now());
 
   const { snapshots, left } = await sumUp(cx, heads, census);
-  const isQuiet = !(lapsed + first.length + snapshots + left + census.inFlight);
-  if (isQuiet && !queue.keys.length) next.quiet = Date.now() + 1000 * QUIET_SECONDS;
+  // Of what was sent, a page may be in hand by now, and not be seen to be.
+  const isQuiet = !(lapsed + next.sent.size + snapshots + left + census.inFlight);
+  if (isQuiet) next.quiet = Date.now() + 1000 * QUIET_SECONDS;
   return { sent: items.length, lapsed, snapshots, operations: operations() };
 }
 

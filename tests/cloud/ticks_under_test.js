@@ -50,9 +50,9 @@ await tell({
     }
     return said;
   },
-  /** The first of the queue, each with a claim of its own, and at the next tick none of them again. */
+  /** The first of the queue, and of what is missing there, each with a claim of its own, and at the next tick none of them again. */
   async sends_in_order_and_once() {
-    const here = world({ ...queued(9), "batch:p:b": batch("run") }, { CONCURRENCY: "2" });
+    const here = world({ ...queued(8), ...pages(1, QUEUED, 9), "batch:p:b": batch("run") }, { CONCURRENCY: "2" });
     const said = [(await tick(here.env)).sent, (await tick(here.env)).sent];
     const bodies = here.sent.map(({ body }) => body);
     return [said, bodies.map(({ item }) => item.at(-1)).join(""), new Set(bodies.map(({ claim }) => claim)).size];
@@ -98,6 +98,46 @@ await tell({
     for (const [name, value] of Object.entries(queued(1))) here.data.set(name, value);
     return [...said, (await tick(here.env)).sent];
   },
+  /**
+   * Something may happen in it unasked: a page in hand ends; a page that was sent is in hand by now,
+   * which a listing does not show yet; a record is to be written when reads have come up.
+   */
+  async not_quiet() {
+    const inHand = claimed("c", iso(Date.now() + LEASE));
+    const worlds = [pages(1, inHand), queued(1), pages(1, { ...done(long), status: "cancelled", updated: iso() })];
+    const said = [];
+    for (const values of worlds) {
+      const here = world({ ...values, "batch:p:b": batch("run") }, { LAG_SECONDS: "60" });
+      await tick(here.env);
+      here.data.delete(key(1));
+      const { snapshots } = await tick(here.env);
+      said.push(snapshots, here.data.get("cloud:p:tick").quiet === undefined);
+    }
+    return said;
+  },
+  /** All has ended: two listings, and nothing written. Not so where an item waits. */
+  async at_rest() {
+    const ended = { ...batch("run"), status: "completed" };
+    const said = [];
+    for (const more of [{}, queued(1, 2)]) {
+      const here = world({ ...pages(1, done(long)), "batch:p:b": ended, ...more });
+      const { idle, sent } = await tick(here.env);
+      said.push([idle ?? sent, here.spent() > 2, here.puts.length > 0]);
+    }
+    return said;
+  },
+  /** A tick that Cloudflare ends has told the next what was sent before it. */
+  async sent_before_a_tick_that_is_cut_off() {
+    const here = world({ ...queued(3), "batch:p:b": batch("run") }, { CONCURRENCY: "1" });
+    await tick(here.env);
+    const { sent } = here.data.get("cloud:p:tick");
+    here.env.KV.list = async ({ prefix }) =>
+      prefix.startsWith("status:") ? new Promise(() => {}) : { keys: [{ name: key(1) }], list_complete: true };
+    tick(here.env);
+    await sleep(50);
+    const left = here.data.get("cloud:p:tick");
+    return [left.until > 0, Object.keys(left.sent).length === 3, JSON.stringify(left.sent) === JSON.stringify(sent)];
+  },
   async takes_no_more_operations_than_there_are() {
     const lapsed = world({ ...pages(60, claimed("c", long)), "batch:p:b": batch("run") }, { OPERATIONS: "50" });
     const batches = world({}, { OPERATIONS: "50" });
@@ -137,7 +177,7 @@ await tell({
       return put(name, value, options);
     };
     const { snapshots } = await tick(here.env);
-    await bury({ messages: [{ body: 5 }, ...here.sent] }, here.env);
+    await bury({ messages: [{ body: 5 }, { body: message(4) }, ...here.sent] }, here.env);
     const codes = [1, 2].map((n) => here.data.get(`status:p:page_${n}`).error?.code ?? null);
     return [snapshots, here.sent.length, codes];
   },
@@ -174,16 +214,21 @@ await tell({
     }
     return said;
   },
-  /** A service that asks to wait for longer than the lease lasts; a page that is taken away meanwhile. */
+  /**
+   * A service that asks to wait for longer than the lease lasts; where the page is taken away
+   * meanwhile; and at the last delivery. What the attempt has taken so far is kept.
+   */
   async waits_no_longer_than_its_lease() {
     const said = [];
-    for (const claim of ["c1", "c2"]) {
+    for (const [claim, attempts] of [["c1", 1], ["c2", 1], ["c1", 5]]) {
       const here = world(inHand());
       const busy = async () => {
         here.data.set("status:p:page_1", { ...claimed(claim, long), updated: iso() });
-        throw new PageError("not now", "busy", 100_000);
+        throw Object.assign(new PageError("not now", "busy", 100_000), { usage: { tokens_in: 3, tokens_out: 1 } });
       };
-      said.push(await deliver(here.env, busy));
+      const usageOf = ({ spent, error } = here.data.get("status:p:page_1")) => spent ?? error?.usage ?? {};
+      const end = await deliver(here.env, busy, attempts);
+      said.push([end, state(here), usageOf().tokens_in ?? 0]);
     }
     return said;
   },
@@ -202,6 +247,15 @@ await tell({
       return {};
     });
     return [begun, most];
+  },
+  /** All pages of a batch share one look at whether it was cancelled. */
+  async messages_of_one_batch() {
+    const here = world({ ...queued(3), "batch:p:b": batch("run") });
+    const [list, looks] = [here.env.KV.list, []];
+    here.env.KV.list = (given) => (looks.push(given.prefix), list(given));
+    const messages = [1, 2, 3].map((n) => ({ body: message(n), attempts: 1, ack: () => {}, retry: () => {} }));
+    await consume({ messages }, here.env, failing);
+    return looks;
   },
   /** An item whose page's status is not to be seen: not yet there, and the last time let go; or gone. */
   async page_that_is_not_there() {
@@ -226,16 +280,82 @@ await tell({
     const here = world({ ...queued(1), "batch:p:b": batch("cancel") });
     return [await deliver(here.env, failing), state(here), here.data.has(key(1))];
   },
-  /** KV takes one write a second for a key: so an outcome waits. */
+  /**
+   * KV takes one write a second for a key: so an outcome waits after the claim, and after progress;
+   * what would be shown when it is over, is not. Argument: how long the page takes; said: the pauses.
+   */
   async pause_before_an_outcome() {
-    const here = world({ ...inHand(), ...queued(1) }, { WRITE_SECONDS: "0.3" });
-    const [put, times] = [here.env.KV.put, []];
-    here.env.KV.put = async (name, value, options) => {
-      if (name.startsWith("status:")) times.push(Date.now());
-      return put(name, value, options);
-    };
-    await deliver(here.env, async () => ({}));
-    return [times.length, times[1] - times[0] >= 290];
+    const said = [];
+    for (const milliseconds of [0, 350]) {
+      const here = world({ ...inHand(), ...queued(1) }, { WRITE_SECONDS: "0.3" });
+      const [put, times] = [here.env.KV.put, []];
+      here.env.KV.put = (name, value, options) => {
+        if (name.startsWith("status:")) times.push(Date.now());
+        return put(name, value, options);
+      };
+      await deliver(here.env, async (_, __, progress) => {
+        progress("ask", 10);
+        await sleep(milliseconds);
+        return {};
+      });
+      said.push(times.slice(1).map((at, n) => at - times[n] >= 290));
+    }
+    return said;
+  },
+  /** A processor that says nothing: the lease is a lease from the claim, and is renewed meanwhile. */
+  async keeps_its_lease() {
+    const here = world({ ...inHand(), ...queued(1) }, { LEASE_SECONDS: "1", WRITE_SECONDS: "0.05" });
+    const held = [];
+    await deliver(here.env, async () => {
+      for (const milliseconds of [0, 700]) {
+        await sleep(milliseconds);
+        const { started, lease } = here.data.get("status:p:page_1").processing;
+        held.push(Date.parse(lease) - Date.parse(started));
+      }
+      return {};
+    });
+    return [held[0], held[1] >= 1300 && held[1] < 1800];
+  },
+  /** What is done to the status while its page is worked on: it is refused, deleted, or damaged. */
+  async statuses_that_something_happens_to() {
+    const said = [];
+    for (const happen of ["refuse", "delete", "damage"]) {
+      const here = world(inHand(), { WRITE_SECONDS: "0.01" });
+      const put = here.env.KV.put;
+      here.env.KV.put = async (name, value, options) => {
+        if (value.includes('"current_step":"ask"')) throw new Error("KV PUT failed: 400");
+        return put(name, value, options);
+      };
+      const end = await deliver(here.env, async (_, __, progress) => {
+        if (happen === "refuse") progress("ask", 10);
+        if (happen === "delete") here.data.delete("status:p:page_1");
+        if (happen === "damage") here.data.set("status:p:page_1", 5);
+        await sleep(50);
+        return {};
+      });
+      said.push([end, state(here) ?? "none"].join());
+    }
+    return said;
+  },
+  /** It was queued at its place by nobody's batch. */
+  async page_of_no_batch() {
+    const here = world({ ...queued(1), "status:p:page_1": { ...QUEUED, batch_id: "" } });
+    return [await deliver(here.env, failing), state(here), here.data.has(key(1))];
+  },
+  /** A page that failed, and may be tried again, waits behind the others. */
+  async tried_again_behind_the_others() {
+    const here = world({ ...queued(2), "page:p:page_1": {}, "batch:p:b": batch("run") }, { MAX_ATTEMPTS: "2" });
+    await deliver(here.env, failing);
+    const items = [...here.data.keys()].filter((name) => name.startsWith("queue:"));
+    return items.sort().map((name) => name.at(-1)).join("");
+  },
+  /** What its writer has put into the metadata of a page stays there. */
+  async page_with_metadata() {
+    const here = world(inHand());
+    await here.env.KV.put("page:p:page_1", "{}", { metadata: { theirs: 1 } });
+    await deliver(here.env, async () => ({ optimization: 5 }));
+    const { value, metadata } = await here.env.KV.getWithMetadata("page:p:page_1");
+    return [value, metadata.theirs];
   },
   /** An invocation ends after 15 minutes, and may work on all its messages one after the other. */
   async seconds_that_a_page_has() {

@@ -28,7 +28,9 @@ export const batch = (intent) => ({ status: "processing", intent, created: long,
 export function world(values, more = {}) {
   const [data, sent, puts] = [new Map(Object.entries(values)), [], []];
   const text = (name) => (data.has(name) ? JSON.stringify(data.get(name)) : null);
-  const told = (name) => (/^(status|superseded):/.test(name) ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
+  const written = new WeakMap(); // metadata, by value
+  const made = (name) => (/^(status|superseded):/.test(name) ? small(data.get(name)) : name.startsWith("batch:") ? data.get(name) : null);
+  const told = (name) => written.get(data.get(name)) ?? made(name);
   let spent = 0;
   const KV = {
     list: async ({ prefix }) => ({
@@ -41,6 +43,7 @@ export function world(values, more = {}) {
       if (JSON.stringify(metadata ?? null).length > 1024) throw new Error("KV PUT failed: 413 metadata");
       puts.push(name);
       data.set(name, JSON.parse(value));
+      if (metadata) written.set(data.get(name), metadata);
     },
     delete: async (name) => void data.delete(name),
   };

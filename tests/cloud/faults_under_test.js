@@ -194,9 +194,9 @@ const CASES = {
   async lapsed_and_refused() {
     const here = world({ "status:p:page_1": claimed("c1", long), "status:p:page_2": claimed("c2", long), "batch:p:b": batch("run") });
     const put = here.env.KV.put;
-    here.env.KV.put = async (name, value) => {
+    here.env.KV.put = async (name, value, options) => {
       if (name === "status:p:page_1") throw new Error("KV PUT failed: 413 Value length exceeds limit");
-      return put(name, value);
+      return put(name, value, options);
     };
     const { lapsed } = await tick(here.env);
     return [lapsed, state(here), here.data.get("status:p:page_2").status];
@@ -239,9 +239,13 @@ const CASES = {
     const here = world({ "logs:p:page_1": { page_id: "page_1", entries } });
     await addToLog(open(here.env), "page_1", [{ n: 8 }]);
     const kept = here.data.get("logs:p:page_1").entries.map(({ n }) => n);
-    here.data.set("logs:p:page_1", { entries: [], theirs: "x".repeat(8_000_000) });
-    await addToLog(open(here.env), "page_1", [{ n: 9 }]);
-    return [kept.at(-1), kept.length < 8, here.data.get("logs:p:page_1").entries];
+    const logs = [];
+    for (const theirs of ["x", "x".repeat(8_000_000)]) {
+      here.data.set("logs:p:page_1", { entries: [], theirs });
+      await addToLog(open(here.env), "page_1", [{ n: 9 }]);
+      logs.push(here.data.get("logs:p:page_1"));
+    }
+    return [kept.at(-1), kept.length < 8, ...logs];
   },
   async many_steps() {
     const here = world(inHand());

@@ -21,9 +21,9 @@ const queued = (count, first = 1) => ({
 });
 const done = (completed) => ({ status: "done", batch_id: "b", updated: long, attempts: 1, result: { completed, changes: 0 } });
 const head = (intent = "run") => ({ id: "b", status: "processing", intent, page_count: 1, counts: {} });
-const tallied = (status) => {
+const tallied = (...statuses) => {
   const tally = new Tally({ states: new Map() });
-  tally.add("page_1", status);
+  statuses.forEach((status, n) => tally.add(`page_${n + 1}`, status));
   return tally;
 };
 
@@ -181,6 +181,18 @@ await tell({
     const codes = [1, 2].map((n) => here.data.get(`status:p:page_${n}`).error?.code ?? null);
     return [snapshots, here.sent.length, codes];
   },
+  /** Of nobody's hand for a lease: queued again as it was, and the third time failed; its log says so. */
+  async lapses() {
+    const said = [];
+    for (const lapses of [undefined, 1, 2]) {
+      const here = world({ ...pages(1, { ...claimed("c", long), queued: QUEUED.queued, lapses }), "batch:p:b": batch("run") });
+      await tick(here.env);
+      const status = here.data.get("status:p:page_1");
+      const { entries } = here.data.get("logs:p:page_1");
+      said.push([status.lapses, status.status, here.data.has(key(1)), status.error?.code, entries[0].data.lapses].join());
+    }
+    return said;
+  },
   /** The listing is an old one: by its record the page has ended. */
   async lapsed_by_an_old_listing() {
     const here = world({ ...pages(1, claimed("c", long)), "batch:p:b": batch("run") });
@@ -208,11 +220,23 @@ await tell({
   /** A cancel just now may not be seen yet: not so one in a time to come, nor what a Worker does. */
   async summed_up_when_reads_have_come_up() {
     const said = [];
-    for (const [status, updated] of [["cancelled", iso()], ["cancelled", "2099-01-01T00:00:00Z"], ["done", iso()]]) {
-      const here = world({ "batch:p:b": batch("cancel") }, { LAG_SECONDS: "60" });
-      said.push(await saveSnapshot(open(here.env), head("cancel"), tallied({ status, batch_id: "b", updated })));
+    const page = (status, updated = iso()) => ({ status, batch_id: "b", updated });
+    const [off, older] = [page("cancelled"), page("cancelled", long)];
+    for (const some of [[off], [off, older], [older], [page("cancelled", "2099-01-01T00:00:00Z")], [page("done")], [page("processing")]]) {
+      const here = world({ "batch:p:b": { ...batch("cancel"), page_count: some.length } }, { LAG_SECONDS: "60" });
+      const asked = { ...head("cancel"), page_count: some.length };
+      said.push(await saveSnapshot(open(here.env), asked, tallied(...some)));
     }
     return said;
+  },
+  /** The time is that of pages that are done; cancelled is what no later batch took over. */
+  async summed_up() {
+    const failed = { status: "failed", duration_ms: 500 };
+    const took = { status: "done", duration_ms: 100, superseded_by: "b2" };
+    const said = [[took, took, failed], [failed], [took, { status: "cancelled" }]].map((some) =>
+      tallied(...some).snapshot({ intent: "run", page_count: some.length }),
+    );
+    return said.map(({ status, average_time_ms }) => [status, average_time_ms ?? null]);
   },
   /**
    * A service that asks to wait for longer than the lease lasts; where the page is taken away
@@ -341,6 +365,18 @@ await tell({
   async page_of_no_batch() {
     const here = world({ ...queued(1), "status:p:page_1": { ...QUEUED, batch_id: "" } });
     return [await deliver(here.env, failing), state(here), here.data.has(key(1))];
+  },
+  /** A writer that does not say where the item of a page lies: it is found, or made, all the same. */
+  async page_of_no_place() {
+    const said = [];
+    const status = { ...QUEUED, queued: undefined };
+    for (const more of [{}, { [key(1)]: {} }]) {
+      const here = world({ ...pages(1, status), "page:p:page_1": {}, "batch:p:b": batch("run"), ...more });
+      await tick(here.env);
+      await deliver(here.env, async () => ({}), 1, here.sent[0].body);
+      said.push(here.sent.length, here.sent[0].body.item === key(1), state(here));
+    }
+    return said;
   },
   /** A page that failed, and may be tried again, waits behind the others. */
   async tried_again_behind_the_others() {

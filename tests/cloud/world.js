@@ -33,14 +33,17 @@ export function world(values, more = {}) {
   const told = (name) => written.get(data.get(name)) ?? made(name);
   let spent = 0;
   const KV = {
-    list: async ({ prefix }) => ({
-      keys: [...data.keys()].filter((n) => n.startsWith(prefix)).sort().map((name) => ({ name, metadata: told(name) })),
-      list_complete: true,
-    }),
+    list: async ({ prefix, cursor }) => {
+      const names = [...data.keys()].filter((name) => name.startsWith(prefix)).sort();
+      const [from, to] = [Number(cursor ?? 0), Number(cursor ?? 0) + 1000];
+      const keys = names.slice(from, to).map((name) => ({ name, metadata: told(name) }));
+      return { keys, list_complete: to >= names.length, cursor: String(to) };
+    },
     get: async (names) => new Map(names.map((name) => [name, text(name)])),
     getWithMetadata: async (name) => ({ value: text(name), metadata: data.has(name) ? told(name) : null }),
     put: async (name, value, { metadata } = {}) => {
       if (JSON.stringify(metadata ?? null).length > 1024) throw new Error("KV PUT failed: 413 metadata");
+      if (name.startsWith("status:") && !metadata?.status) throw new Error("a status has a small form");
       puts.push(name);
       data.set(name, JSON.parse(value));
       if (metadata) written.set(data.get(name), metadata);

@@ -163,8 +163,8 @@ const CASES = {
       "batch:p:b": { ...batch("run"), page_count: 2, pages: { page_1: {}, page_2: {} } },
     });
     await tick(here.env);
-    const { status, pages } = here.data.get("batch:p:b");
-    return [status, pages.page_2.status];
+    const { status, pages, summary } = here.data.get("batch:p:b");
+    return [status, pages.page_2.status, summary.completed, summary.failed];
   },
   /** What is left of an invocation's operations is for outcomes, not for steps. */
   async few_operations() {

@@ -1,4 +1,4 @@
-"""Where KV shows too little, or refuses, and where something is too much; what ticks do then."""
+"""Where KV shows too little, or refuses, and where something is too much; what ticks and messages do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPECTED: dict[str, Any] = {
     "cancelled_between_deliveries": "done",
     "messages_that_are_over": ["ack", True, False, "ack", True, True],
     "claim_cut_off": [30, "processing", "done", 1, False],
-    "taken_over": ["partially_completed", "failed"],
+    "taken_over": ["partially_completed", "failed", 1, 1],
     "few_operations": {"50": 1, "1000": 2},
     "refused_for_good": [1, True],
     "lapsed_and_refused": [2, "processing", "queued"],
@@ -63,15 +63,19 @@ TICKS: dict[str, Any] = {
     "quiet": [0, {"idle": True}, True, 0, 1],
     "not_quiet": [0, True, 0, True, 0, True],
     "at_rest": [[True, False, False], [1, True, True]],
+    "called_over": "processing",
     "sent_before_a_tick_that_is_cut_off": [True] * 3,
     "takes_no_more_operations_than_there_are": [[True, True]] * 2,
     "sends_what_a_queue_takes": [5000, 5000],
     "records_that_kv_refuses": [1, 2, [None, "worker_lost"]],
     "lapses": ["1,queued,true,,1", "2,queued,true,,2", "3,failed,false,worker_lost,3"],
     "lapsed_by_an_old_listing": [0, 0],
-    "leaves_a_record_alone": ["later", "later", "as it is", "as it is", 0],
+    "leaves_a_record_alone": ["later", "later", *["as it is"] * 3, 0],
     "summed_up_when_reads_have_come_up": [*["later"] * 2, *["written"] * 4],
     "summed_up": [["partially_completed", 100], ["failed", None], ["cancelled", 100]],
+}
+#: What each case of ``messages_under_test.js`` ends with.
+MESSAGES: dict[str, Any] = {
     "waits_no_longer_than_its_lease": [
         *([450, "processing", 3], ["ack", "processing", 0], ["ack", "failed", 3]),
     ],
@@ -87,9 +91,9 @@ TICKS: dict[str, Any] = {
     "page_of_no_place": [1, False, "done", 1, True, "done"],
     "tried_again_behind_the_others": "21",
     "page_with_metadata": ['{"optimization":5}', 1],
-    "seconds_that_a_page_has": [120, 168, 500, 84],
+    "seconds_that_a_page_has": [[120, 168, 500, 84, *[120] * 4], 30],
 }
-SCRIPTS = {"faults": EXPECTED, "ticks": TICKS}
+SCRIPTS = {"faults": EXPECTED, "ticks": TICKS, "messages": MESSAGES}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,13 @@ export const long = iso(Date.now() - 3_600_000);
 export const key = (n) => `queue:p:05:${long.replace(/[^0-9]/g, "")}:page_${n}`;
 export const queuedAt = (at, more) => ({ status: "queued", batch_id: "b", updated: at, attempts: 0, ...more });
 export const QUEUED = queuedAt(long, { queued: { priority: 5, queued_at: long } });
+/** Records of so many pages, from page_`first` on. */
+export const pages = (count, status, first = 1) =>
+  Object.fromEntries(Array.from({ length: count }, (_, n) => [`status:p:page_${first + n}`, status]));
+export const queued = (count, first = 1) => ({
+  ...pages(count, QUEUED, first),
+  ...Object.fromEntries(Array.from({ length: count }, (_, n) => [key(first + n), {}])),
+});
 export const claimed = (claim, lease) => ({
   ...{ status: "processing", batch_id: "b", updated: long, attempts: 1, lapses: 0 },
   processing: { started: long, current_step: null, progress: 0, claim, lease },

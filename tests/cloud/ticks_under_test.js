@@ -121,7 +121,8 @@ await tell({
   async called_over() {
     const here = world({ ...pages(1, held()), [key(2)]: {}, "batch:p:b": { ...batch("run"), status: "completed" } });
     await tick(here.env);
-    return here.data.get("batch:p:b").status;
+    const { metadata } = await here.env.KV.getWithMetadata("batch:p:b"); // the pages come with the next
+    return metadata.status;
   },
   /** A tick that Cloudflare ends has told the next what was sent before it. */
   async sent_before_a_tick_that_is_cut_off() {

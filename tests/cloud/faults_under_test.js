@@ -160,6 +160,7 @@ const CASES = {
       "status:p:page_1": { ...ended, batch_id: "b" },
       "status:p:page_2": { ...ended, batch_id: "b2" },
       "superseded:p:b:page_2": { status: "failed", batch_id: "b", updated: long, superseded_by: "b2" },
+      "superseded:p:b:page_3": { status: "failed", batch_id: "b", updated: long, superseded_by: "b2" }, // of none of its pages
       "batch:p:b": { ...batch("run"), page_count: 2, pages: { page_1: {}, page_2: {} } },
     });
     await tick(here.env);

@@ -1,4 +1,4 @@
-"""Where KV shows too little, or refuses, and where something is too much; what ticks and messages do."""
+"""Where KV shows too little, or refuses; where something is too much; ticks and messages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TICKS: dict[str, Any] = {
     "quiet": [0, {"idle": True}, True, 0, 1],
     "not_quiet": [0, True, 0, True, 0, True],
     "at_rest": [[True, False, False], [1, True, True]],
-    "called_over": "processing",
+    "called_over": ["processing", False],
     "sent_before_a_tick_that_is_cut_off": [True] * 3,
     "takes_no_more_operations_than_there_are": [[True, True]] * 2,
     "sends_what_a_queue_takes": [5000, 5000],

@@ -117,12 +117,13 @@ await tell({
     }
     return said;
   },
-  /** It was called completed too early: a page of it is in hand. */
+  /** It was called completed too early: a page of it is in hand. One that is over is left alone. */
   async called_over() {
-    const here = world({ ...pages(1, held()), [key(2)]: {}, "batch:p:b": { ...batch("run"), status: "completed" } });
+    const [over, page] = [{ ...batch("run"), status: "completed" }, { ...done(long), batch_id: "c" }];
+    const here = world({ ...pages(1, held()), [key(2)]: {}, "batch:p:b": over, "batch:p:c": over, ...pages(1, page, 3) });
     await tick(here.env);
     const { metadata } = await here.env.KV.getWithMetadata("batch:p:b"); // the pages come with the next
-    return metadata.status;
+    return [metadata.status, here.puts.includes("batch:p:c")];
   },
   /** A tick that Cloudflare ends has told the next what was sent before it. */
   async sent_before_a_tick_that_is_cut_off() {

@@ -185,25 +185,31 @@ class Bench:
 
         start, bare_start = in_turns(3, lambda: work_off(self._small), lambda: floor("nothing"))
 
-        def beyond(name: str, pages: int, cost: Cost, least: Cost, target: float) -> Row:
+        def beyond(
+            name: str, pages: int, cost: Cost, floor_name: str, least: Cost, target: float | None
+        ) -> Row:
             return self._row(
                 name,
                 pages,
                 cost._replace(seconds=cost.seconds - start.seconds),
-                "a thread pool, one row a page",
+                floor_name,
                 least._replace(seconds=least.seconds - bare_start.seconds),
                 target,
             )
 
         # In turns with the worker, as the pool: the machine is not as fast the next minute.
         hueys = peers.hueys(self._maps(project), self._work / "huey.db")
-        trivial, least, *others = in_turns(
+        trivial, least, parsed, *others = in_turns(
             self._repeats,
             lambda: work("trivial"),
             lambda: floor("pool", scratch, WORKER_PAGES, 8, 0),
+            lambda: floor("pool", scratch, WORKER_PAGES, 8, 0, self._maps(project)),
             *(huey.work_off for huey in hueys),
         )
-        yield beyond("worker, trivial processor", WORKER_PAGES, trivial, least, 8000 / 5000)
+        name, one_row = "worker, trivial processor", "a thread pool, one row a page"
+        yield beyond(name, WORKER_PAGES, trivial, one_row, least, 8000 / 5000)
+        reads = "the same, that reads and parses its page"
+        yield beyond(name, WORKER_PAGES, trivial, reads, parsed, None)
         for huey, other in zip(hueys, others, strict=True):
             yield self._row(
                 "worker, trivial, beside huey",
@@ -219,7 +225,7 @@ class Bench:
             lambda: floor("pool", scratch, WAITING_PAGES, WAITING_THREADS, WAITING_SECONDS),
         )
         name = f"worker, {WAITING_SECONDS * 1000:g} ms a page, {WAITING_THREADS} at a time"
-        yield beyond(name, WAITING_PAGES, waited, least, 1 / 0.97)
+        yield beyond(name, WAITING_PAGES, waited, one_row, least, 1 / 0.97)
 
     def _project(self, name: str) -> Path:
         project = self._work / name

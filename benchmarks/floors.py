@@ -79,15 +79,19 @@ def write(database: str, rows: str) -> None:
         db.execute("COMMIT")
 
 
-def pool(database: str, pages: str, threads: str, wait: str) -> None:
-    """A bare thread pool: every page waits so many seconds and writes one row, committed alone."""
+def pool(database: str, pages: str, threads: str, wait: str, maps: str = "") -> None:
+    """A bare thread pool: every page waits so many seconds and writes one row, committed alone;
+    where there are ``maps``, it reads and parses one before."""
     Path(database).unlink(missing_ok=True)
     lock, seconds = threading.Lock(), float(wait)
+    files = sorted(Path(maps).rglob("*.json")) if maps else []
     connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     with closing(connection) as db, ThreadPoolExecutor(int(threads)) as executor:
         _prepare(db, "NORMAL")
 
         def work(number: int) -> None:
+            if files:
+                json.loads(files[number].read_bytes())
             if seconds:
                 time.sleep(seconds)
             with lock:

@@ -107,7 +107,7 @@ def _communicate(
     except subprocess.TimeoutExpired:
         _kill(process)
         process.wait()
-        raise ProcessorError(f"took longer than {timeout:g} seconds", code="timeout") from None
+        raise ProcessorError(f"took longer than {timeout:g} s", code="timeout") from None
     deadline = time.monotonic() + _LAST_WORDS_SECONDS
     for thread in (out, err):
         thread.take_the_rest(deadline)

@@ -175,7 +175,7 @@ class LlmClient:
         if failed is not None and failed.kind is Kind.UNREACHABLE:
             return _Fault(failed.message, "llm_unreachable", is_reached=False)
         if limit.is_over:
-            return _Fault(f"{self._server} took longer than {timeout:g} seconds", "llm_timeout")
+            return _Fault(f"{self._server} took longer than {timeout:g} s", "llm_timeout")
         if failed is None:
             return self._read(response, received.decode("utf-8", "replace"), dialect)
         if failed.kind is Kind.PERMANENT and not self._has_answered:

@@ -235,7 +235,7 @@ class AttemptPool:
         ended = []
         for attempt in late:
             if attempt.settle():
-                message = f"took longer than {self._timeout:g} seconds"
+                message = f"took longer than {self._timeout:g} s"
                 ended.append(attempt.failed(message, "timeout", self._max_attempts))
                 self._running.pop(attempt.claim.page_id, None)
                 self._start_thread()

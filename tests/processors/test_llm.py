@@ -269,7 +269,7 @@ def test_a_server_that_is_too_slow(server: LlmServer) -> None:
     server.reply = in_turn(says(GOOD)._replace(delay=0.5))
     error = failure(processor(server.base_url, timeout=0.05))
     assert error.code == "llm_timeout"
-    assert "took longer than 0.05 seconds" in str(error)
+    assert "took longer than 0.05 s" in str(error)
     assert looks_transient(error.code, str(error))
 
 
@@ -433,7 +433,7 @@ def test_an_answer_that_trickles_is_too_slow_as_a_whole(part: str) -> None:
         socket.create_connection(listening.getsockname()).close()
         thread.join(10)
     assert error.code == "llm_timeout"
-    assert "took longer than 0.2 seconds" in str(error)
+    assert "took longer than 0.2 s" in str(error)
 
 
 def test_a_body_that_cannot_be_unpacked_is_asked_for_again(server: LlmServer) -> None:

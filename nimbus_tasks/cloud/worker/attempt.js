@@ -43,7 +43,7 @@ export class Attempt {
   async run(text, env, processor, seconds) {
     let timer;
     const late = new Promise((_, reject) => {
-      const error = new PageError(`took longer than ${seconds} seconds`, "timeout");
+      const error = new PageError(`took longer than ${seconds} s`, "timeout");
       timer = setTimeout(() => reject(error), 1000 * seconds);
     });
     try {

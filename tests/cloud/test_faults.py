@@ -19,7 +19,7 @@ EXPECTED: dict[str, Any] = {
     "taken_away": ["ack", True, "c2"],
     "tried_again": "queued",
     "not_tried_again_when_cancelled": "failed",
-    "content_not_seen_yet": [30, "ack", "missing_page"],
+    "content_not_seen_yet": [30, "ack", "missing_page", "ack"],
     "lapsed": ["cancelled", 0],
     "tick_at_work": [{"busy": True}, 0],
     "early_item": True,

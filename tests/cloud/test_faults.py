@@ -63,7 +63,7 @@ TICKS: dict[str, Any] = {
     "quiet": [0, {"idle": True}, True, 0, 1],
     "not_quiet": [0, True, 0, True, 0, True],
     "at_rest": [[True, False, False], [1, True, True]],
-    "called_over": ["processing", False],
+    "called_over": ["processing", True, False],
     "sent_before_a_tick_that_is_cut_off": [True] * 3,
     "takes_no_more_operations_than_there_are": [[True, True]] * 2,
     "sends_what_a_queue_takes": [5000, 5000],
@@ -72,7 +72,7 @@ TICKS: dict[str, Any] = {
     "lapsed_by_an_old_listing": [0, 0],
     "leaves_a_record_alone": ["later", "later", *["as it is"] * 3, 0],
     "summed_up_when_reads_have_come_up": [*["later"] * 2, *["written"] * 4],
-    "summed_up": [["partially_completed", 100], ["failed", None], ["cancelled", 100]],
+    "summed_up": ["partially_completed 100", "failed undefined", "cancelled 100"],
 }
 #: What each case of ``messages_under_test.js`` ends with.
 MESSAGES: dict[str, Any] = {

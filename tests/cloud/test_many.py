@@ -56,6 +56,15 @@ def test_what_one_tick_cannot_do_the_next_goes_on_with() -> None:
     assert len(done["written"]) == 5
 
 
+def test_batches_share_the_memory_that_there_is() -> None:
+    """Of 160,000 pages in two batches, one is summed up with the states of its pages, one waits."""
+    done = ticks_on(160_000, batches=2, ticks=2, is_open=False)
+    assert [tick["snapshots"] for tick in done["said"]] == [1, 1]
+    written = done["written"].values()
+    assert sorted(snapshot["counts"]["done"] for snapshot in written) == [0, 80_000]
+    assert sorted(snapshot["states"] for snapshot in written) == [0, 80_000]
+
+
 def test_a_batch_that_there_is_no_memory_for_ends() -> None:
     """150,000 pages: the end is in its metadata, and then nothing is listed any more."""
     done = ticks_on(150_000, ticks=2, is_open=False)

@@ -74,8 +74,9 @@ async function work(cx, heads, queue, census, next) {
   await send(cx, items, next.sent);
 
   const { snapshots, left } = await sumUp(cx, heads, census);
-  const isQuiet = !(lapsed + first.length + snapshots + left + census.inFlight);
-  if (isQuiet && !queue.keys.length) next.quiet = Date.now() + 1000 * QUIET_SECONDS;
+  // Of what was sent, a page may be in hand by now, and not be seen to be.
+  const isQuiet = !(lapsed + next.sent.size + snapshots + left + census.inFlight);
+  if (isQuiet) next.quiet = Date.now() + 1000 * QUIET_SECONDS;
   return { sent: items.length, lapsed, snapshots, operations: operations() };
 }
 
@@ -99,9 +100,9 @@ async function firstItems(cx, queue, { ticks, inFlight, endedLately, missing }) 
  * message that came to nothing for a whole lease is lost.
  */
 function stillSent({ lagSeconds, leaseSeconds }, sent, first) {
-  const [listed, now] = [new Set(first), Date.now()];
+  const listed = new Set(first);
   const seconds = (item) => (listed.has(item) ? leaseSeconds : 3 * lagSeconds);
-  return new Map([...sent].filter(([item, at]) => at > now - 1000 * seconds(item)));
+  return new Map([...sent].filter(([item, at]) => lasts(at + 1000 * seconds(item), seconds(item))));
 }
 
 /**
@@ -149,8 +150,6 @@ async function addSuperseded({ kv, project }, head, tally) {
  */
 async function recall({ kv, project }) {
   const { until, quiet, pass, sent } = object(await kv.get(memoryKey(project)));
-  const now = Date.now();
-  const lasts = (at, seconds) => number(at) > now && at <= now + 1000 * seconds;
   return {
     isLocked: lasts(until, LOCK_SECONDS),
     isQuiet: lasts(quiet, QUIET_SECONDS),
@@ -158,6 +157,9 @@ async function recall({ kv, project }) {
     sent: new Map(Object.entries(object(sent))),
   };
 }
+
+/** Whether it is before `end`, and that no further off than it can be by a clock that is right. */
+const lasts = (end, seconds) => number(end) > Date.now() && end <= Date.now() + 1000 * seconds;
 
 const memoryKey = (project) => `cloud:${project}:tick`;
 const remember = ({ kv, project }, { sent, ...memory }) =>

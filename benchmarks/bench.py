@@ -19,7 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import cloudflare, peers
-from benchmarks.measure import Cost, at_rest, floor, in_turns, invoke, work_off
+from benchmarks.measure import (
+    Cost,
+    at_rest,
+    differences,
+    floor,
+    in_turns,
+    invoke,
+    work_off,
+)
 from benchmarks.pages import make_maps
 from benchmarks.row import HEADING, Row
 
@@ -159,17 +167,22 @@ class Bench:
         target: float | None,
     ) -> Row:
         task, options = f"nimbus.batch.{arguments[0]}", arguments[1:]
-        large, small, low, low_small = in_turns(
-            max(9, self._repeats),  # of parts of a second, in which much else happens
-            lambda: invoke(project, task, *options),
-            lambda: invoke(self._small, task, *options),
-            least,
-            least_small,
+        # More often where there is a target: it is about parts of a second, in which much happens.
+        beyond, low = differences(
+            max(9 if target is None else _STARTS, self._repeats),
+            (
+                lambda: invoke(project, task, *options),
+                lambda: invoke(self._small, task, *options),
+            ),
+            (least, least_small),
         )
-        beyond = Cost(max(0.0, large.seconds - small.seconds), large.megabytes)
-        beyond_low = Cost(max(1e-3, low.seconds - low_small.seconds), low.megabytes)
         return self._row(
-            f"{name}, beyond a small one", self._pages, beyond, floor_name, beyond_low, target
+            f"{name}, beyond a small one",
+            self._pages,
+            beyond._replace(seconds=max(0.0, beyond.seconds)),
+            floor_name,
+            low._replace(seconds=max(1e-3, low.seconds)),
+            target,
         )
 
     def _worker(self) -> Iterator[Row]:

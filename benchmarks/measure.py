@@ -81,11 +81,25 @@ def work_off(project: Path, processor: str = "one_in_a_hundred_fails", *options:
 def in_turns(times: int, *what: Callable[[], Cost]) -> list[Cost]:
     """The median cost of each, all of them measured in turns: a machine that slows down for a while
     slows every one of them."""
-    costs = list(zip(*([one() for one in what] for _ in range(times)), strict=True))
+    return [_median(costs) for costs in _turns(times, what)]
+
+
+def differences(times: int, *pairs: tuple[Callable[[], Cost], Callable[[], Cost]]) -> list[Cost]:
+    """What the first of each pair takes more than the second, measured in turns as well: the median
+    of the differences within a turn, which the next turn's speed does not touch."""
+    costs = _turns(times, [one for pair in pairs for one in pair])
     return [
-        Cost(
-            statistics.median(cost.seconds for cost in each),
-            max(cost.megabytes for cost in each),
-        )
-        for each in costs
+        _median([a._replace(seconds=a.seconds - b.seconds) for a, b in zip(*pair, strict=True)])
+        for pair in zip(costs[::2], costs[1::2], strict=True)
     ]
+
+
+def _turns(times: int, what: Sequence[Callable[[], Cost]]) -> list[tuple[Cost, ...]]:
+    return list(zip(*([one() for one in what] for _ in range(times)), strict=True))
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        statistics.median(cost.seconds for cost in costs),
+        max(cost.megabytes for cost in costs),
+    )

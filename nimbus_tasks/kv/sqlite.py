@@ -171,10 +171,10 @@ class SqliteStore(Store):
             return
         with self._locked():
             self._check_still_there()
-            with self._translated():
-                self._db.execute("BEGIN IMMEDIATE")
             self._writing = True
-            try:
+            try:  # round the beginning as well, in which Ctrl-C may come
+                with self._translated():
+                    self._db.execute("BEGIN IMMEDIATE")
                 yield self
                 with self._translated():
                     self._db.execute("COMMIT")
@@ -191,9 +191,9 @@ class SqliteStore(Store):
             yield self
             return
         self._check_still_there()
-        with self._translated():
-            self._db.execute("BEGIN")
         try:
+            with self._translated():
+                self._db.execute("BEGIN")
             yield self
         finally:
             if self._db.in_transaction:

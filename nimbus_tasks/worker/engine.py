@@ -261,20 +261,20 @@ class Worker:
                         self._options.batch_id,
                         has_suspect=any(is_suspect(h.claim.status) for h in held),
                     )
-        except StoreUnreachableError:
-            # They may have been written all the same, and nobody has them in hand.
+            self._ended = self._ended[len(ended) :]
+            self._to_release = self._to_release[len(back) :]
+            for claim in (*(outcome.claim for outcome in ended), *back):
+                self._forget(claim)
+            self._was_renewed(due, clock)
+            for page_id in lost:
+                self._in_hand.pop(page_id, None)
+            self.worked.released += len(released)
+            self._measure(len(ended), clock)
+            self._take(claims, clock)
+        except (StoreUnreachableError, KeyboardInterrupt):
+            # They may have been written all the same, and not be in hand.
             self._to_release += claims
             raise
-        self._ended = self._ended[len(ended) :]
-        self._to_release = self._to_release[len(back) :]
-        for claim in (*(outcome.claim for outcome in ended), *back):
-            self._forget(claim)
-        self._was_renewed(due, clock)
-        for page_id in lost:
-            self._in_hand.pop(page_id, None)
-        self.worked.released += len(released)
-        self._measure(len(ended), clock)
-        self._take(claims, clock)
         self._queue_is_empty = len(claims) < room
         self._tell(counted, self._contested.without(refused, clock))
 

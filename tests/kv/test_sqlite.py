@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -459,6 +460,33 @@ def test_a_write_in_a_snapshot_is_refused_and_the_store_stays_usable(store: Stor
 
     store.put("a", "2")
     assert store.get("a") == Entry("a", "2")
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN"])
+def test_ctrl_c_as_a_transaction_begins_leaves_none_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    class Interrupted(sqlite3.Connection):
+        """Ctrl-C comes while SQLite begins, and is told when it has."""
+
+        is_due = False
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            done = super().execute(sql, *parameters)
+            if sql == begin and Interrupted.is_due:
+                Interrupted.is_due = False
+                raise KeyboardInterrupt
+            return done
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Interrupted))
+    with SqliteStore(path, create=True) as store:
+        Interrupted.is_due = True
+        opening = store.transaction if begin == "BEGIN IMMEDIATE" else store.snapshot
+        with pytest.raises(KeyboardInterrupt), opening():
+            pass
+        store.put_many([Entry("a", "1")])
+        with store.snapshot() as reading:
+            assert reading.get_values(["a"]) == {"a": "1"}
 
 
 def test_a_failed_opening_holds_nothing_that_a_later_one_needs(path: Path) -> None:

@@ -31,6 +31,7 @@ from nimbus_tasks.core.errors import (
     UsageError,
     cannot_write,
 )
+from nimbus_tasks.core.keys import tick_key
 from nimbus_tasks.core.project import Project, config_path, load_project
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.figures import pages, size
@@ -252,7 +253,7 @@ def _records(project: Project, where: str) -> Iterator[Check]:
                     look = batches.look(reading, head, utc_now())
                     queued += look.tally.counts["queued"]
                     stalled += len(look.stalled)
-            has_ticked = reading.get(f"cloud:{project.project_id}:tick") is not None
+            has_ticked = reading.get(tick_key(project.project_id)) is not None
             faults = store.faults()
     except NimbusError as error:
         advice = error.advice

@@ -162,6 +162,7 @@ def _local_project(root: Path, worker: WorkerConfig, address: str) -> Project:
 def _put_back(project: Project) -> None:
     """Queue the pages again that an earlier run had in hand, and forget what it had sent: its Queue
     was in its memory, and a lease is long for somebody who sits there and waits."""
+    from nimbus_tasks.core.keys import tick_key
     from nimbus_tasks.core.lapses import put_back_claimed
     from nimbus_tasks.core.pages import list_pages, read_statuses
 
@@ -169,7 +170,7 @@ def _put_back(project: Project) -> None:
     with project.open_store() as store, store.transaction() as tx:
         held = [p.page_id for p in list_pages(tx, project_id) if p.status["status"] == "processing"]
         put_back_claimed(tx, project_id, read_statuses(tx, project_id, held), utc_now())
-        tx.delete_many([f"cloud:{project_id}:tick"])
+        tx.delete_many([tick_key(project_id)])
 
 
 def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:

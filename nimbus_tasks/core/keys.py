@@ -103,6 +103,11 @@ def logs_key(project_id: str, page_id: str) -> str:
     return f"logs:{project_id}:{page_id}"
 
 
+def tick_key(project_id: str) -> str:
+    """Where a tick of the Worker keeps what the next one is to know; no other program needs it."""
+    return f"cloud:{project_id}:tick"
+
+
 def batch_prefix(project_id: str) -> str:
     """The prefix of all batch records of a project."""
     return f"batch:{project_id}:"

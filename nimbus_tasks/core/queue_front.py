@@ -46,7 +46,7 @@ class QueueFrontStore(Store):
         return self._inner.lag_seconds
 
     @property
-    def memory_seconds(self) -> float:  # type: ignore[override]
+    def memory_seconds(self) -> float:  # type: ignore[override]  # the real store's
         return self._inner.memory_seconds
 
     @property

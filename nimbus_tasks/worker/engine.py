@@ -7,6 +7,7 @@ them together, so that a page costs a part of a commit and not three.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ class Worker:
             processor, options.concurrency, options.max_attempts, options.timeout
         )
         self._lookout = Lookout(project_id, options.batch_id)
-        self._contested = Contested(0.0 if store.serves_batches else store.lag_seconds)
+        shared_lag = 0.0 if store.serves_batches else store.lag_seconds
+        self._contested = Contested(shared_lag)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
         self._rate = 0.0
@@ -98,7 +100,8 @@ class Worker:
         self._next_look = self._next_search = self._next_count = 0.0
         self._next_word = math.inf
         self.worked = Worked()
-        self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked)
+        patience = random.uniform(0, shared_lag)
+        self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked, patience)
 
     def stop(self) -> None:
         """Claim no more and end when the pages in flight have ended; called again: give those
@@ -185,6 +188,9 @@ class Worker:
         self._next_search = time.monotonic() + times * LAPSED_SECONDS
         if self._upkeep.take_up_lapsed():
             self._queue_is_empty = False
+        again_in = self._upkeep.search_again_in()
+        if again_in is not None:
+            self._next_search = time.monotonic() + again_in
 
     def _bear(self, error: StoreUnreachableError) -> None:
         """An outage of the store: what pages have cost must not be lost for it. Outcomes are kept,

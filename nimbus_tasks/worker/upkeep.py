@@ -4,7 +4,8 @@ down what batches have come to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from nimbus_tasks.core import batches
@@ -20,13 +21,27 @@ from nimbus_tasks.worker.options import Worked
 
 
 class Upkeep:
-    """Of one batch, or of all. What it does is counted in ``worked``."""
+    """Of one batch, or of all. What it does is counted in ``worked``.
 
-    def __init__(self, store: Store, project_id: str, batch_id: str | None, worked: Worked) -> None:
+    ``patience`` is for how many seconds a lapsed claim has to be seen before it is taken up: where
+    no lock keeps two workers from doing so at the same moment, each has another.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        project_id: str,
+        batch_id: str | None,
+        worked: Worked,
+        patience: float = 0.0,
+    ) -> None:
         self._store = store
         self._project_id = project_id
         self._batch_id = batch_id
         self._worked = worked
+        self._patience = patience
+        #: Since when lapsed claims are seen, by page id.
+        self._lapsed_since: dict[str, float] = {}
         #: Batches whose records do not say yet what their pages have come to.
         self._open: set[str] = set()
         #: Those of them that nobody knows yet to be at work, with the pages that were first.
@@ -85,7 +100,7 @@ class Upkeep:
         if pages is None:
             groups = list_groups(self._store, self._project_id, self._batch_id)
             pages = one_by_one(group.where("status", "processing") for group in groups)
-        lapsed = find_lapsed(pages, now)
+        lapsed = self._seen_long_enough(find_lapsed(pages, now))
         if not lapsed:
             return False
         with self._store.transaction() as tx:
@@ -94,6 +109,19 @@ class Upkeep:
         self._worked.failed += len(hopeless)
         self._open |= {lapsed[page_id] for page_id in hopeless}
         return bool(queued)
+
+    def search_again_in(self) -> float | None:
+        """Seconds until lapsed claims that have been seen are to be taken up; ``None`` without."""
+        return self._patience if self._lapsed_since else None
+
+    def _seen_long_enough(self, lapsed: Mapping[str, str]) -> Mapping[str, str]:
+        if not self._patience:
+            return lapsed
+        now = time.monotonic()
+        since = {page_id: self._lapsed_since.get(page_id, now) for page_id in lapsed}
+        due = {i: batch for i, batch in lapsed.items() if now - since[i] >= self._patience}
+        self._lapsed_since = {i: at for i, at in since.items() if i not in due}
+        return due
 
     def queue_lost(self, pages: Iterable[PageInfo]) -> bool:
         """A page that is queued will be claimed: whoever finds it in no queue puts it back."""

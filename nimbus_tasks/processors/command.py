@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nimbus_tasks.core.errors import ProcessorError
+from nimbus_tasks.core.errors import ProcessorError, ProcessorUnusableError
 from nimbus_tasks.core.processes import in_own_group, kill_group
 from nimbus_tasks.core.wire import NoJsonError, dump_json, strict_loads
 from nimbus_tasks.kv.store import MAX_VALUE_BYTES
@@ -27,6 +27,8 @@ from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 _STDERR_KEPT = 2000
 #: What a command leaves in the background may write to the same pipes without end.
 _LAST_WORDS_SECONDS = 1.0
+#: What shells end with where there is no such program, or none that may be run.
+_NO_PROGRAM = (9009,) if sys.platform == "win32" else (126, 127)
 
 
 class CommandProcessor:
@@ -49,9 +51,11 @@ class CommandProcessor:
         self._withheld = frozenset(withheld)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._ended = False
+        self._has_run = False
 
     def __call__(self, page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
-        """Process one page. Raises :class:`ProcessorError` for whatever the command does wrong."""
+        """Process one page. Raises :class:`ProcessorError` for whatever the command does wrong, and
+        :class:`ProcessorUnusableError` where it has never been found."""
         progress("command", 0)
         process = self._start(page)
         self._running.add(process)
@@ -64,7 +68,14 @@ class CommandProcessor:
         last_words = err.decode("utf-8", "replace").strip()[-_STDERR_KEPT:]
         if process.returncode:
             how = _how_it_ended(process.returncode, last_words)
+            # Once it has run, the code is of what it calls for this page.
+            if process.returncode in _NO_PROGRAM and not self._has_run:
+                raise ProcessorUnusableError(
+                    f"the command cannot be run ({how})", advice="Check --command."
+                )
+            self._has_run = True
             raise ProcessorError(how, code="command_failed")
+        self._has_run = True
         if last_words:
             progress("command", 100, last_words)
         return _answer(out)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nimbus_tasks.core.errors import ProcessorError, UsageError
+from nimbus_tasks.core.errors import ProcessorError, ProcessorUnusableError, UsageError
 from nimbus_tasks.processors import load_processor
 from nimbus_tasks.processors.audit import audit
 from nimbus_tasks.processors.command import CommandProcessor
@@ -60,8 +60,19 @@ def test_an_exit_code_fails_the_page_with_its_last_words(tmp_path: Path) -> None
     assert (error.code, str(error)) == ("command_failed", "exit code 3: no such model")
 
 
-def test_a_command_that_is_not_there_fails_the_page(tmp_path: Path) -> None:
-    assert failure("no-such-command-anywhere", tmp_path).code == "command_failed"
+def test_a_command_that_is_not_there_can_do_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ProcessorUnusableError, match="no-such-command-anywhere"):
+        run("no-such-command-anywhere", tmp_path)
+
+
+def test_what_a_command_does_not_find_once_it_has_run_fails_the_page(tmp_path: Path) -> None:
+    process = CommandProcessor("test -e ran && exit 127; touch ran; exit 3", tmp_path)
+    codes = []
+    for _ in range(2):
+        with pytest.raises(ProcessorError) as raised:
+            process(PAGE, lambda *_: None)
+        codes.append(str(raised.value).partition(":")[0])
+    assert codes == ["exit code 3", "exit code 127"]
 
 
 @pytest.mark.parametrize("answer", ["", "rubbish", "[1]", "{"])

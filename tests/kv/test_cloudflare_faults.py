@@ -83,7 +83,7 @@ def test_a_wrong_token_and_a_wrong_namespace(server: KVServer) -> None:
         Client(server, namespace_id="../other") as client,
         pytest.raises(StoreError, match="10013"),
     ):
-        client.namespace_exists()
+        client.check_namespace()
     assert len(server.requests) == 3
 
 
@@ -178,7 +178,7 @@ def test_a_server_that_does_not_answer_is_tried_again(server: KVServer) -> None:
         assert "did not answer in time" in error_of(client).message
         assert client.requests_made == 3
         server.latency = 0
-        assert client.namespace_exists()
+        client.check_namespace()
 
 
 PASSING = ("429", "429:0", "429:1", "500", "502", "503", "520", "524")
@@ -236,14 +236,14 @@ def test_retry_after_is_obeyed_as_far_as_it_makes_sense(
 
 def test_a_server_under_maintenance_may_ask_to_wait_too(server: KVServer, client: Client) -> None:
     server.faults = faults_in_turn(Answer(503, b"", headers=(("Retry-After", "200"),)))
-    assert client.namespace_exists()
+    client.check_namespace()
     assert 199 < sum(client.clock.waits) <= 200
     assert "asks to wait 3 min 20 s (answers 503)" in client.told[0]
 
 
 def test_the_five_minute_block_is_waited_out(server: KVServer, client: Client) -> None:
     server.faults = lambda _: "429" if client.clock.ahead < 300 else None
-    assert client.namespace_exists()
+    client.check_namespace()
     assert 300 <= sum(client.clock.waits) <= 331
 
 
@@ -339,7 +339,7 @@ def test_a_caller_is_told_to_stretch_its_interval_as_the_budget_shrinks(
 ) -> None:
     def pause(headers: dict[str, str]) -> float:
         server.headers = lambda _: headers
-        client.namespace_exists()
+        client.check_namespace()
         return client.pause_seconds()
 
     assert client.pause_seconds() == 0
@@ -361,10 +361,10 @@ def test_a_caller_is_told_to_stretch_its_interval_as_the_budget_shrinks(
 
 def test_the_next_request_waits_for_the_new_budget(server: KVServer, client: Client) -> None:
     server.headers = lambda call: ratelimit(2, 30) if call.number == 0 else {}
-    client.namespace_exists()
+    client.check_namespace()
     assert client.told == ["the account's requests are nearly used up: waiting 30 s for new ones"]
-    client.namespace_exists()
-    client.namespace_exists()
+    client.check_namespace()
+    client.check_namespace()
     (waited,) = client.clock.waits
     assert 25 < waited <= 30
 
@@ -376,7 +376,7 @@ def test_the_token_is_in_no_log(
     plan: list[str | Answer | None] = ["429:1", "500", "reset_before", "short", None, HTML]
     server.faults = faults_in_turn(*plan)
     with Client(server) as client:
-        client.namespace_exists()
+        client.check_namespace()
         error_of(client)
     assert len(server.requests) == len(plan)
     assert "storage/kv" in caplog.text
@@ -394,7 +394,7 @@ def test_an_error_of_one_chunk_ends_the_call(server: KVServer, client: Client) -
     sent = len(server.requests)
     assert sent <= 8
     server.faults = None
-    client.namespace_exists()
+    client.check_namespace()
     assert len(server.requests) == sent + 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CloudflareStore, "lag_seconds", LAG)
     for name, value in QUICK.items():
         monkeypatch.setattr(f"nimbus_tasks.{name}", value)
+
+
+def slowly(seconds: float) -> Processor:
+    """A processor that takes so long for a page."""
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        time.sleep(seconds)
+        return {"changes": 1}
+
+    return process
 
 
 @dataclass

@@ -229,7 +229,7 @@ def test_a_thousand_pages_as_status_and_monitor_see_them(cloud: Cloud) -> None:
         cloud.service.gate.set()
         cloud.until(lambda counts: counts == {"done": MANY}, pause=1.0)
         cloud.tick()
-        seen, _ = watching.communicate(timeout=30)
+        seen, _ = watching.communicate(timeout=120)
     finally:
         watching.kill()
     assert watching.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import threading
@@ -53,6 +54,19 @@ def slowly(seconds: float) -> Processor:
     def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
         time.sleep(seconds)
         return {"changes": 1}
+
+    return process
+
+
+def beginning_together(count: int, then: Processor) -> Processor:
+    """A processor like ``then``, whose first ``count`` pages wait for one another: so many are at
+    work at once, however late a worker begins."""
+    together, turns = threading.Barrier(count), itertools.count()
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> Mapping[str, Any]:
+        if next(turns) < count:
+            together.wait(60)
+        return then(page, progress)
 
     return process
 
@@ -128,7 +142,7 @@ class Fleet:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
         assert errors == []
         assert not any(thread.is_alive() for thread in threads)
         return worked

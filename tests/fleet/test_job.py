@@ -14,7 +14,7 @@ import pytest
 from nimbus_tasks.batch.cancel import cancel_batch
 from nimbus_tasks.batch.retry import retry_pages
 from tests.factories import failing
-from tests.fleet.conftest import TOKEN, Fleet, slowly
+from tests.fleet.conftest import TOKEN, Fleet, beginning_together, slowly
 
 
 @pytest.mark.parametrize("stale", [0.0, 0.12])
@@ -23,7 +23,8 @@ def test_three_workers_share_a_batch(fleet: Fleet, stale: float) -> None:
     fleet.upload(90)
     assert (len(fleet.server.messages), fleet.server.most_published) == (90, 90)
     assert not [key for key in fleet.server.data if key.startswith("queue:")]
-    worked = fleet.work("one", "two", "three", concurrency=2, processor=slowly(0.02))
+    processor = beginning_together(6, slowly(0.02))
+    worked = fleet.work("one", "two", "three", concurrency=2, processor=processor)
     assert sum(one.done for one in worked) == 90
     assert sum(one.done > 0 for one in worked) == 3
     assert set(fleet.begun.values()) == {1}
@@ -40,12 +41,12 @@ def test_a_cancel_in_the_middle(fleet: Fleet) -> None:
     go, begun = threading.Event(), threading.Barrier(5)
 
     def waits(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
-        begun.wait(30)  # two workers have begun two pages each
-        go.wait(30)
+        begun.wait(60)  # two workers have begun two pages each
+        go.wait(60)
         return {"changes": 1}
 
     def cancel() -> None:
-        begun.wait(30)
+        begun.wait(60)
         with fleet.open("three") as store:
             cancel_batch(fleet.machine("three"), store, batch_id)
         go.set()
@@ -106,18 +107,27 @@ def test_attempts_that_are_left_are_made_by_whoever_is_given_them(fleet: Fleet) 
 def test_a_worker_that_is_stopped_gives_back_what_it_has(fleet: Fleet, times: int) -> None:
     """Once: what is begun ends. Twice: that goes back as well, and counts as no attempt."""
     fleet.upload(10)
-    with fleet.worker("one", slowly(0.3), concurrency=2) as worker:
+    begun, go = threading.Event(), threading.Event()
+
+    def waits(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        begun.set()
+        go.wait(60)
+        return {"changes": 1}
+
+    with fleet.worker("one", waits, concurrency=2) as worker:
 
         def stop() -> None:
-            while not fleet.begun:
-                time.sleep(0.01)
+            begun.wait(60)
             for _ in range(times):
                 worker.stop()
+            if times == 1:
+                go.set()
 
         stopper = threading.Thread(target=stop)
         stopper.start()
         worked = worker.run()
         stopper.join()
+        go.set()
     assert worked.done + len(fleet.server.messages) == 10
     assert (worked.done > 0) == (times == 1)
     assert all(message.visible_at <= time.monotonic() for message in fleet.server.messages)

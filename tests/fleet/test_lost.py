@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -17,13 +16,8 @@ from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.kv.cloudflare.queues import QueueClient
 from nimbus_tasks.kv.cloudflare.store import CloudflareStore
 from nimbus_tasks.kv.cloudflare.transport import Transport
-from tests.factories import environment_for
+from tests.factories import KilledError, environment_for
 from tests.fleet.conftest import LAG, Fleet, slowly
-
-
-class Killed(BaseException):
-    """The process was killed here."""
-
 
 RUNS_UNTIL_KILLED = f"""
 import sys, time
@@ -54,12 +48,16 @@ def test_what_a_killed_worker_had_in_hand_comes_back(fleet: Fleet) -> None:
         text=True,
     )
     assert worker.stdout is not None
-    with worker.stdout:
-        assert worker.stdout.readline().startswith("begun")
-        while fleet.counts().get("processing") != 3:
-            time.sleep(0.05)
-        worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    deadline = time.monotonic() + 60
+    try:
+        with worker.stdout:
+            assert worker.stdout.readline().startswith("begun")
+            while (counts := fleet.counts()).get("processing") != 3:
+                assert time.monotonic() < deadline, counts
+                time.sleep(0.05)
+    finally:
+        worker.kill()
+        worker.wait()
     fleet.work("one", "two")
     assert Counter(s["status"] for s in fleet.statuses().values()) == {"done": 12}
     attempts = Counter(status["attempts"] for status in fleet.statuses().values())
@@ -129,11 +127,11 @@ def test_a_worker_killed_between_pull_and_claim(fleet: Fleet) -> None:
 
 def killed_before_it_publishes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
     def publish(self: QueueClient, bodies: object) -> None:
-        raise Killed
+        raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(QueueClient, "publish", publish)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fleet.upload(pages)
     assert fleet.server.messages == []
     assert Counter(s["status"] for s in fleet.statuses().values()) == {"queued": pages}

@@ -23,7 +23,7 @@ def test_a_message_that_comes_twice_and_requests_that_fail_do_no_harm(fleet: Fle
     fleet.upload(30)
     fleet.server.duplicates, fleet.server.stale_reads = 0.3, 0.1
     fleet.server.faults = seeded_faults(5, rate=0.1, kinds=("429:0", "500", "reset_after"))
-    options = {"processor": slowly(0.02), "hold": 1.0, "lease_seconds": 2.0}
+    options = {"processor": slowly(0.02), "hold": 1.0, "lease_seconds": 5.0}
     fleet.work("one", "two", "three", concurrency=2, **options)
     statuses = fleet.statuses().values()
     assert [status["status"] for status in statuses] == ["done"] * 30

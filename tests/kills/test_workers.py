@@ -9,7 +9,9 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,10 +125,8 @@ def test_a_worker_stopped_past_its_lease_comes_too_late(driver: Driver, places: 
     root = places.copy(places.made("uploaded", lambda root: make_uploaded(driver, root)))
     lease = ("--lease=1", "--concurrency=3", "--json")
     slow = driver.start(root, "nimbus.worker", "--processor=processors:waits", *lease)
-    deadline = time.monotonic() + PATIENCE
-    while len(held := in_flight(root)) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(in_flight(root)) == 3)
+    held = in_flight(root)
     # Where it is stopped within a write, the others cannot write: that is another test's affair.
     lock = FileLock(load_project(root).store_path.with_name("kv.sqlite3.lock"))
     assert lock.acquire(PATIENCE)
@@ -151,8 +151,20 @@ def test_a_worker_stopped_past_its_lease_comes_too_late(driver: Driver, places: 
 
 
 def in_flight(root: Path) -> set[str]:
-    found = records(root, "status").items()
-    return {page_id for page_id, status in found if status["status"] == "processing"}
+    """The ids of the pages that are at work."""
+    return {page_id for page_id, status in records(root, "status").items() if at_work(status)}
+
+
+def at_work(status: Mapping[str, Any]) -> bool:
+    return bool(status["status"] == "processing")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process brings about."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def test_a_worker_that_lives_keeps_its_pages_however_short_the_lease(
@@ -160,14 +172,19 @@ def test_a_worker_that_lives_keeps_its_pages_however_short_the_lease(
 ) -> None:
     root = places.copy(places.made("uploaded", lambda root: make_uploaded(driver, root)))
     running = driver.start(root, "nimbus.worker", "--processor=processors:waits", "--lease=0.45")
-    lapsed, end = 0, time.monotonic() + 2
+    until(lambda: in_flight(root) != set())
+    looks, lapsed, end = 0, 0, time.monotonic() + 2
     while time.monotonic() < end:
-        for status in records(root, "status").values():
-            lapsed += status.get("processing", {}).get("lease", "T") < now_iso()
+        now = now_iso()  # first: it may take a while to read them
+        leases = [s["processing"]["lease"] for s in records(root, "status").values() if at_work(s)]
+        assert leases
+        looks, lapsed = looks + 1, lapsed + any(lease < now for lease in leases)
         time.sleep(0.01)
     (root / "go").touch()
     assert driver.wait(running).code == 0
-    assert lapsed == 0
+    # A machine may stand still for a moment. Renewed each second, as step and progress are written,
+    # they would have lapsed half of the time.
+    assert lapsed <= looks / 4
 
 
 @rounds(4)

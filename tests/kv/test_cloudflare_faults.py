@@ -169,8 +169,8 @@ def test_a_certificate_of_nobody_is_named() -> None:
 
 
 def test_a_server_that_does_not_answer_is_tried_again(server: KVServer) -> None:
-    server.latency = 0.5
-    with Client(server, read_timeout=0.05, patience=0) as client:
+    server.latency = 1.0
+    with Client(server, read_timeout=0.4, patience=0) as client:
         assert "did not answer in time" in error_of(client).message
         assert client.requests_made == 3
         server.latency = 0

@@ -43,7 +43,7 @@ EXIT_STATUS_HELP = "exit 3 if pages failed, 7 if the batch was cancelled"
 class Command(Task[Callable[..., Any]]):
     """A task whose errors end in one line and an exit code, never in a traceback."""
 
-    #: Looked up by name, which is what the command line does: see :class:`Namespace`.
+    #: Whether it was looked up by name, as the command line does: see :class:`Namespace`.
     was_typed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +85,8 @@ class Command(Task[Callable[..., Any]]):
 
 
 class Namespace(Collection):
-    """A collection that gives a task of its own to whoever looks one up by name."""
+    """A collection that gives each look-up by name a copy of the task, so that a task which is
+    typed twice is two (see :meth:`Command.__eq__`)."""
 
     def task_with_config(self, name: str | None) -> Any:
         found, config = super().task_with_config(name)
@@ -116,7 +117,7 @@ def command(**options: Any) -> Callable[[Callable[..., Any]], Command]:
 
 
 def project_root(c: Any) -> Path:
-    """The project directory: where the ``tasks.py`` lies that Invoke found; else where we are."""
+    """The project directory: that of the ``tasks.py`` that Invoke found, else the current one."""
     # Invoke keeps it for its own search of invoke.yaml and offers no public name for it.
     prefix = getattr(c.config, "_project_prefix", None)
     return Path(prefix).resolve() if prefix else Path.cwd()
@@ -124,7 +125,7 @@ def project_root(c: Any) -> Path:
 
 def setting(c: Any, section: str, name: str, given: Any) -> Any:
     """An option: as given, or else as ``nimbus.{section}.{name}`` is set; checked either way."""
-    if unknown := [name for name, _ in unknown_settings(c.config)]:
+    if unknown := [slip for slip, _ in unknown_settings(c.config)]:
         _warn_of(", ".join(unknown))
     check, option = SETTINGS[section][name], "--" + name.replace("_", "-")
     if given is not None:
@@ -134,7 +135,8 @@ def setting(c: Any, section: str, name: str, given: Any) -> Any:
 
 
 def unknown_settings(config: Any) -> Iterator[tuple[str, Iterable[str]]]:
-    """What is set below ``nimbus:`` and nothing reads, a slip most likely; with what there is."""
+    """The settings below ``nimbus:`` that nothing reads, slips most likely, each with the names
+    that there are."""
     sections = config.get("nimbus")
     for section, names in sections.items() if isinstance(sections, Mapping) else ():
         if section not in SETTINGS:
@@ -154,8 +156,8 @@ def _warn_of(unknown: str) -> None:
 
 
 def section_settings(c: Any, section: str) -> dict[str, Any]:
-    """All that is set of a section whose settings are no options, checked. Raises
-    :class:`UsageError`, also for a name that there is not, and does not show its value."""
+    """All settings of a section that has no options on the command line, checked. Raises
+    :class:`UsageError`, also for an unknown name; its value, a key perhaps, is not shown."""
     known = SETTINGS[section]
     for name in section_of(section_of(c.config, "nimbus"), section, "nimbus."):
         if name not in known:
@@ -174,9 +176,9 @@ def section_settings(c: Any, section: str) -> dict[str, Any]:
 def configured(config: Any, section: str, name: str) -> Any:
     """What ``invoke.yaml`` or ``INVOKE_NIMBUS_{SECTION}_{NAME}`` sets, unchecked; else ``None``.
 
-    Invoke takes from the environment what a file or a collection has as well; the rest is read
-    here. Were there defaults of ours for it to merge with, a ``nimbus:`` that is no section would
-    end in its traceback.
+    Invoke itself reads from the environment only those names that a file or a collection has as
+    well; the others are read here. A collection of ours has no defaults for it to find: merged with
+    them, a ``nimbus:`` that is no section would end in Invoke's traceback.
     """
     options = section_of(section_of(config, "nimbus"), section, "nimbus.")
     found = options.get(name)
@@ -211,7 +213,8 @@ def exit_with_outcome(status: str) -> None:
 def check_int(
     value: Any, option: str, *, at_least: int = 1, at_most: int | None = None
 ) -> int | None:
-    """A whole number from the command line or the configuration. Raises :class:`UsageError`."""
+    """A whole number from the command line or the configuration; ``None`` stays ``None``, here as
+    in every check below. Raises :class:`UsageError`."""
     if value is None:
         return None
     try:
@@ -256,9 +259,10 @@ def check_number(value: Any, option: str, *, at_most: float = 10**9) -> float | 
 
 
 def check_text(value: Any, option: str, *, stored: bool = False) -> str | None:
-    """A text that is not empty, as that of an unset shell variable is. Raises :class:`UsageError`.
+    """A text, and not an empty one, which is what an unset shell variable gives. Raises
+    :class:`UsageError`.
 
-    A path or a command may have bytes that are no text, as the system gives them; what is to be
+    Paths and commands may hold bytes that are no UTF-8, as the system gives them; what is to be
     ``stored`` may not.
     """
     if value is None:

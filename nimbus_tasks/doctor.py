@@ -41,14 +41,14 @@ from nimbus_tasks.versions import version_of
 
 #: A batch of 10,000 real pages takes about as much.
 _LOW_SPACE_BYTES = 1_000_000_000
-#: A message is given back by each worker that stops with it in hand.
+#: Each worker that stops with a message in hand gives it back, which counts as a retry.
 _FEW_RETRIES = 10
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. ``level`` is ``ok``, ``warning`` or ``error``; an error has the
-    exit code that it would give any other command."""
+    """One thing that was looked at. ``level`` is ``ok``, ``warning`` or ``error``; the exit code of
+    an error is the one with which any other command would meet it."""
 
     name: str
     level: str
@@ -141,7 +141,8 @@ def _wrangler(project: Project) -> Iterator[Check]:
 
 
 def _folder(folder: Path) -> Check:
-    """Whether files can be written there; where it is to be made, in the one that is there."""
+    """Whether files can be written in ``folder``, or, if it is still to be made, in the nearest
+    folder above it."""
     from nimbus_tasks.kv.health import free_bytes, why_unwritable
 
     there = next(path for path in (folder, *folder.parents) if path.is_dir())

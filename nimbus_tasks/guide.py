@@ -41,8 +41,9 @@ class Standing:
 def standing(
     root: Path, folder: str = DEFAULT_FOLDER, tell: Callable[[str], None] = lambda _: None
 ) -> Standing:
-    """Where the project in ``root`` stands, whose maps are in ``folder`` if nobody says otherwise;
-    what is wrong with it is said, and raises nothing. ``tell`` is told where a store has to wait.
+    """Where the project in ``root`` stands. ``folder`` is where an upload looks for maps; ``tell``
+    is called with words where a store has to wait. Raises nothing: what is wrong with the project
+    is what is said of it.
     """
     upload = NextStep(
         f"Send the content maps in {clip(clean(folder), 60, keep_end=True)}, or in --folder",

@@ -28,12 +28,12 @@ Written by ``invoke catalogue``; not to be changed by hand.
 """
 
 
-#: Of all the tasks that there are, in their order.
+#: The places of all tasks, in the order of the namespace: filled by :func:`lazy_task`.
 _PLACES: list[str] = []
 
 
 class Listed(NamedTuple):
-    """What a listing tells of a task; ``options`` are names, defaults and help in their order."""
+    """What ``--list`` and ``--help`` tell of a task; ``options`` are (name, default, help)."""
 
     module: str
     function: str
@@ -58,7 +58,7 @@ def lazy_task(place: str) -> Command:
     body.__name__ = body.__qualname__ = listed.function
     body.__module__, body.__doc__ = listed.module, listed.doc
     given, any_way = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
-    # What inspect, and so Invoke, takes for the function's own.
+    # inspect, and so Invoke, reads this in the place of the function's own parameters.
     body.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter("c", given),
@@ -76,7 +76,7 @@ def lazy_task(place: str) -> Command:
 
 
 def read_task(place: str) -> Listed:
-    """What is to be listed of a task, asked of the task itself. Heavy: it is imported."""
+    """What is to be listed of a task, read from the task itself, whose module is imported."""
     module, name = importlib.import_module(f"nimbus_tasks.{place}"), place.rpartition(".")[2]
     # A task that is called as one of Python's own functions has a name with an underscore.
     function = name if isinstance(getattr(module, name, None), Command) else f"{name}_"
@@ -86,14 +86,15 @@ def read_task(place: str) -> Listed:
         module.__name__,
         function,
         task.name,
-        cleandoc(task.__doc__ or ""),  # as Python 3.13 has it, and those before do not
+        cleandoc(task.__doc__ or ""),  # Python 3.13 has done that already, older ones have not
         task.is_default,
         tuple((o.name, o.default, task.help.get(o.name.replace("_", "-"), "")) for o in options),
     )
 
 
 def catalogue_text() -> str:
-    """What ``_catalogue.py`` has to be, in a process that has asked no task for its options yet."""
+    """The text that ``_catalogue.py`` should have. Call it in a process of its own: a task that has
+    been asked for its options once answers with those."""
     lines = [f"{_HEADING}TASKS: {_TYPE} = {{"]
     for place in _PLACES:
         *facts, options = read_task(place)

@@ -20,10 +20,13 @@ from nimbus_tasks.kv.store import KeyValues
 
 @dataclass(frozen=True)
 class Plan:
-    """``wanted`` maps are to be sent, to the batch ``head`` or to a new one. ``elsewhere`` others
-    are in a later batch than that, and stay there. ``cut_off`` are other batches whose upload has
-    not come to its end; ``open`` those whose record does not say that they have ended; ``anew`` are
-    the ids of wanted pages that are in the batch with another content."""
+    """What an upload does: ``wanted`` maps are sent, to the batch ``head`` or to a new one.
+
+    ``elsewhere`` counts maps whose page is in a later batch than ``head``, and stays there.
+    ``anew`` are the ids of wanted pages that ``head`` has already, with another content. Of the
+    other batches, ``cut_off`` are the ids of those whose upload has not come to its end, and
+    ``open`` of those whose record does not say that they have ended.
+    """
 
     head: BatchHead | None
     wanted: Sequence[ContentMap]
@@ -59,8 +62,8 @@ def plan_upload(
     batch: str | None = None,
     changed: bool = False,
 ) -> Plan:
-    """Decide what of ``maps`` is to be sent: with ``batch`` what that lacks, with ``changed`` what
-    the store lacks, else all.
+    """Decide which of ``maps`` are to be sent: with ``batch`` those that it lacks, with ``changed``
+    those that the store lacks, else all.
 
     Where the last upload of just these pages was cut off, its batch goes on. Raises
     :class:`NotFoundError` for an unknown batch, :class:`UsageError` for one that takes no page.
@@ -98,7 +101,8 @@ def _batch_to_continue(
 def _cut_off_upload(
     store: KeyValues, heads: Sequence[BatchHead], wanted: Sequence[ContentMap]
 ) -> BatchHead | None:
-    """The latest batch, if its upload has not come to its end and just these pages are its lack."""
+    """The latest batch, if its upload was cut off and sends what these maps do: it lists all of
+    their pages, and has those that they leave out."""
     if not heads or heads[0].intent != Intent.UPLOAD:
         return None
     head = heads[0]
@@ -111,8 +115,8 @@ def _cut_off_upload(
 def _changed(store: KeyValues, project_id: str, maps: Sequence[ContentMap]) -> list[ContentMap]:
     """The maps whose page is not in the store with this content."""
     stored = _stored_contents(store, project_id)
-    # A content that is of another batch than its status, or has none, is of an upload that was cut
-    # off between the two.
+    # Where content and status name different batches, or there is no status, an upload was cut off
+    # between the two writes.
     holders = _holders(store, project_id)
     return [
         m

@@ -54,7 +54,8 @@ from nimbus_tasks.worker.rehearsal import Rehearsal, rehearsal_lines, rehearse
 
 @contextmanager
 def stopping_on_signals(worker: Worker) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the worker; the second one at once."""
+    """Ctrl-C and SIGTERM stop the worker when its pages in flight have ended; a second one stops it
+    at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; whoever runs us elsewhere calls stop()
         return
@@ -117,7 +118,7 @@ def worker(
             "a Cloudflare Queue hands out the pages of all batches: --batch cannot be kept to",
             advice="Leave --batch out; nimbus.batch.cancel takes a batch out of the way.",
         )
-    typed = to_type_again(
+    again_with = to_type_again(
         c,
         {
             "processor": processor,
@@ -138,20 +139,9 @@ def worker(
     chosen = _chosen(c, processor, command)
     if dry_run:
         return _rehearse(c, console, project, chosen, batch)
-    if project.engine in WORKER_ENGINES:
-        whose, instead = "nimbus.cloud.dev", "end that, and unset NIMBUS_CONFIG"
-        if project.engine != "dev":
-            whose = "nimbus.cloud.deploy"
-            instead = (
-                "delete it (wrangler delete), then take cloudflare.worker_namespace_id out of"
-                f" {config_path(project.root)}"
-            )
-        raise UsageError(
-            f"the Worker of {whose} processes the pages of this project; two would do them twice",
-            advice=f"Watch it with: invoke nimbus.batch.monitor. To process them here, {instead}.",
-        )
+    _refuse_beside_a_worker(project)
     with (
-        # What a processor prints is no result of ours, and a closed pipe is no fault of its page.
+        # What a processor prints is no result of the command; nor is a closed stdout its fault.
         stdout_to_stderr(),
         WorkerDisplay(console) as display,
         _opened_processor(c, chosen, project, options, display.write) as process,
@@ -176,17 +166,34 @@ def worker(
     else:
         console.say(*summary_lines(worked, console.style))
         if not crew.was_stopped and crew.unusable is None:  # of which an error says what to do
-            show_next(console, display.next_steps(worked, project.engine, typed))
+            show_next(console, display.next_steps(worked, project.engine, again_with))
     if crew.unusable is not None:
         raise crew.unusable
     if crew.was_stopped:
         back = f"; {pages(worked.released)} went back to the queue" if worked.released else ""
-        again = work_command("python", options.batch_id, typed)
+        again = work_command("python", options.batch_id, again_with)
         raise InterruptedByUserError(f"stopped{back}", advice="Go on with:", command=again)
     if exit_status:
         for status in worked.batches.values():
             exit_with_outcome(status)
     return worked
+
+
+def _refuse_beside_a_worker(project: Project) -> None:
+    """Raises :class:`UsageError` where a Worker of ``nimbus.cloud`` processes the pages."""
+    if project.engine not in WORKER_ENGINES:
+        return
+    whose, instead = "nimbus.cloud.dev", "end that, and unset NIMBUS_CONFIG"
+    if project.engine != "dev":
+        whose = "nimbus.cloud.deploy"
+        instead = (
+            "delete it (wrangler delete), then take cloudflare.worker_namespace_id out of"
+            f" {config_path(project.root)}"
+        )
+    raise UsageError(
+        f"the Worker of {whose} processes the pages of this project; two would do them twice",
+        advice=f"Watch it with: invoke nimbus.batch.monitor. To process them here, {instead}.",
+    )
 
 
 def _status(store: Store, project_id: str, batch_id: str) -> str:
@@ -196,9 +203,9 @@ def _status(store: Store, project_id: str, batch_id: str) -> str:
 
 
 def to_type_again(c: Context, given: Mapping[str, str | None]) -> list[str]:
-    """The options, as a shell takes them, that a worker needs to do what one ``given`` these does:
-    those that the configuration does not say by itself. What holds a secret, or what no line shows
-    as it is, is left to the person."""
+    """The options to type for another worker that does what one with the options ``given`` does:
+    quoted for a shell, and without those that the configuration sets to the same. A value that
+    holds a secret, or that a terminal cannot show as it is, becomes ``…``."""
     options = []
     for name, value in given.items():
         is_set = str(configured(c.config, "worker", name)) == value
@@ -244,8 +251,8 @@ def _opened_processor(
     if command is None:
         yield load_processor(name)
         return
-    # What works on the pages of strangers has no use for the token of the store. With the embedded
-    # store the variable is none of ours.
+    # A program that works on the pages of strangers has no use for the store's token. With the
+    # embedded store there is none, and the variable is the program's own affair.
     withheld = (TOKEN_VARIABLE,) if project.store == "cloudflare" else ()
     runs = CommandProcessor(command, project.root, options.timeout, withheld=withheld)
     try:

@@ -172,7 +172,7 @@ class AttemptPool:
         self._max_attempts = max_attempts
         self._timeout = timeout
         self._todo: SimpleQueue[Claim | None] = SimpleQueue()
-        # No SimpleQueue: before Python 3.13 its get() waits for ever where the time is over before
+        # Not a SimpleQueue: before Python 3.13 its get() waits for ever if the time is over before
         # the waiting begins, as on a busy machine it may be. A Queue takes ten times as long.
         self._ended: deque[Outcome] = deque()
         self._has_ended = threading.Event()
@@ -216,7 +216,7 @@ class AttemptPool:
         ended = self._overdue()
         if not ended:
             self._has_ended.wait(wait)
-        # Before they are taken: what comes meanwhile is taken too, or is told of once more.
+        # Cleared before they are taken: one that comes meanwhile is taken too, or sets it again.
         self._has_ended.clear()
         while self._ended:
             ended.append(self._ended.popleft())
@@ -306,8 +306,8 @@ def _usage(value: object) -> Usage | None:
 
 
 def _with_optimization(text: str, page: Mapping[str, Any], optimization: object) -> str:
-    """The page record with ``optimization`` in it; its text is kept, not parsed and written anew,
-    where it has none yet."""
+    """The page record's ``text`` with ``optimization`` in it. Where it has none yet, that is put
+    behind the rest, which keeps its spelling."""
     try:
         added = dump_json(optimization)
         if "optimization" in page or not text.endswith("}"):
@@ -334,23 +334,23 @@ def _text(value: object, limit: int) -> str:
 
 
 def masked(text: str) -> str:
-    """What a processor says goes into the log, the report and the store: not with our token, nor
-    with the key of a model."""
+    """``text``, which will be in the log, the report and the store, without the token of the store
+    and the key of a model."""
     for secret in (os.environ.get(TOKEN_VARIABLE), *secret_keys(os.environ)):
         text = without_secret(text, secret)
     return text
 
 
 def _where(error: BaseException) -> str:
-    """The end of the traceback."""
+    """The end of the traceback; nothing where an exception's own code keeps it from being made."""
     try:
         return masked("".join(traceback.format_exception(error)[-4:]))[-_MAX_TEXT:]
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - the processor's own code, as in _text
         return ""
 
 
 def _loggable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a log entry, as far as JSON can carry it, and not more than a log should hold."""
+    """The data of a log entry: a few fields, each as it is if it is small JSON, or else as text."""
     some = list(data.items())[:_MAX_DATA_FIELDS]
     return {_text(name, 80): _loggable_value(value) for name, value in some}
 

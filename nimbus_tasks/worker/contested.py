@@ -1,8 +1,8 @@
-"""Outcomes that were refused by a record that may be an old one.
+"""Outcomes that were refused because of a record that may be an old one.
 
-Where several workers share the pages and reads lag, two may have a page at once. One that has
-written its claim over the outcome of the other may still read that outcome, and would let go of a
-page that nobody else holds: to all others it is done, and in the store it is at work.
+Where several workers share the pages and reads lag, two may have a page at once. A worker that has
+written its claim over the outcome of the other may still read that outcome. If it let go of the
+page, nobody would hold it: the other is done with it, and its record says that it is at work.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from nimbus_tasks.core.claims import Outcome
 
 
 class Contested:
-    """Refused outcomes, each to be tried once more when ``lag_seconds`` are over, by when the
-    record that stands is to be seen. With no lag there are none."""
+    """Refused outcomes, each to be tried once more after ``lag_seconds``, when reads show the
+    record that stands. Where nothing lags there are none."""
 
     def __init__(self, lag_seconds: float) -> None:
         self._lag = lag_seconds
@@ -25,13 +25,13 @@ class Contested:
         return bool(self._waiting)
 
     def due(self, clock: float) -> list[Outcome]:
-        """Those whose time has come; they are not waited for any more."""
+        """Those whose time has come by ``clock`` (seconds); they wait no more."""
         due = [outcome for at, outcome in self._waiting if at <= clock]
         self._waiting = [(at, outcome) for at, outcome in self._waiting if at > clock]
         return due
 
     def without(self, refused: Iterable[Outcome], clock: float) -> list[Outcome]:
-        """Those that are refused for good; the others wait."""
+        """Those of ``refused`` that are so for good; the others are kept, to be tried once more."""
         for_good = []
         for outcome in refused:
             claim = outcome.claim.status.claim

@@ -30,24 +30,19 @@ from nimbus_tasks.core.lapses import is_suspect
 from nimbus_tasks.core.queue import count_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
+from nimbus_tasks.worker.ahead import AHEAD_SECONDS, Ahead
 from nimbus_tasks.worker.attempts import AttemptPool
 from nimbus_tasks.worker.contested import Contested
 from nimbus_tasks.worker.lookout import Lookout
 from nimbus_tasks.worker.options import Options, Watcher, Worked
 from nimbus_tasks.worker.upkeep import Upkeep
 
-#: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
-#: AHEAD_SECONDS, so that threads need not wait for the store.
-AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
-MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 8 * 1024 * 1024
-MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 4
-#: What is left of a rate after a stretch in which less was done: threads may have had to wait.
-RATE_KEPT = 0.75
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
 IDLE_SECONDS, LOOK_SECONDS = 0.25, 2.0
-#: The same of a worker that is busy: a page that takes an hour must not keep others waiting.
+#: Between such listings of a worker that is busy: a page that takes an hour must not keep the
+#: lapsed ones of others waiting.
 LAPSED_SECONDS = 30.0
 #: How long a store may be out of reach before a worker gives up.
 OUTAGE_SECONDS = 600.0
@@ -89,9 +84,7 @@ class Worker:
         self._contested = Contested(shared_lag)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
-        self._rate = 0.0
-        self._counted, self._counted_since = 0, time.monotonic()
-        self._page_characters = 1.0
+        self._ahead = Ahead(options.concurrency, options.first_ahead, time.monotonic())
         self._last_exchange = self._last_progress = 0.0
         self._queue_is_empty = False
         self._lost_since: float | None = None
@@ -155,7 +148,7 @@ class Worker:
         return self._stops == 1 and bool(self._pool.unfinished or self._ended or self._to_release)
 
     def _turn(self) -> bool:
-        """Whatever is due now; ``False`` when nothing is left to do."""
+        """Do whatever is due now; ``False`` when nothing is left to do."""
         if self._pool.unusable is not None:
             self._stops = max(1, self._stops)
             self._to_release += self._pool.take_back_waiting()
@@ -170,8 +163,8 @@ class Worker:
         return not self._is_idle() or self._has_reason_to_wait()
 
     def _do_chores(self, *, are_threads_busy: bool) -> None:
-        """What takes a listing or a batch record, when its time has come; a little later, if only
-        then the threads have something to do meanwhile."""
+        """What takes a listing or a batch record, when its time has come. It may wait a little for
+        a moment at which the threads have something to do meanwhile."""
         now = time.monotonic() - (0.0 if are_threads_busy else AHEAD_SECONDS / 2)
         if now >= self._next_word:
             self._next_word = math.inf
@@ -183,7 +176,8 @@ class Worker:
             self._search_lapsed()
 
     def _search_lapsed(self) -> None:
-        # Ten times as long where a listing is requests, of which there are so many in five minutes.
+        # Ten times as long where a listing costs requests, of which an account has 1,200 in five
+        # minutes.
         times = 10 if self._store.write_interval else 1
         self._next_search = time.monotonic() + times * LAPSED_SECONDS
         if self._upkeep.take_up_lapsed():
@@ -193,8 +187,9 @@ class Worker:
             self._next_search = time.monotonic() + again_in
 
     def _bear(self, error: StoreUnreachableError) -> None:
-        """An outage of the store: what pages have cost must not be lost for it. Outcomes are kept,
-        pages in hand go on, and all is written when the store is back."""
+        """An outage of the store: outcomes are kept, pages in hand go on, and all is written when
+        it is back, so that nothing is lost that pages have cost. Raises ``error`` after too long.
+        """
         self._last_exchange = now = time.monotonic()
         self._next_look = now + LOOK_SECONDS
         self._lost_since = self._lost_since or now
@@ -225,17 +220,7 @@ class Worker:
         return since > min(PROGRESS_SECONDS / 2, self._options.lease_seconds / 6)
 
     def _wanted(self) -> int:
-        """How many pages to have in hand: one a thread, and some ahead where they are short."""
-        concurrency, interval = self._options.concurrency, self._store.write_interval
-        # Longer ones lose nothing by the wait for a claim, and a cancel should find them queued.
-        if not interval and self._rate < concurrency / SHORT_PAGE_SECONDS:
-            return concurrency
-        # More than is done until the store can be asked again: the rate is of a time when threads
-        # may have had to wait, and at the beginning nothing is known of it.
-        rate = self._rate or (self._options.first_ahead * concurrency if interval else 0.0)
-        ahead = rate * max(AHEAD_SECONDS, 3 * interval)
-        most = MAX_AHEAD_CHARACTERS / self._page_characters
-        return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
+        return self._ahead.wanted(self._store.write_interval)
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, claims to give back, new claims.
@@ -275,10 +260,11 @@ class Worker:
             for page_id in lost:
                 self._in_hand.pop(page_id, None)
             self.worked.released += len(released)
-            self._measure(len(ended), clock)
+            self._last_exchange = clock
+            self._ahead.ended(len(ended), clock)
             self._take(claims, clock)
         except (StoreUnreachableError, KeyboardInterrupt):
-            # They may have been written all the same, and not be in hand.
+            # The claims may have been written all the same, and no thread has them: they go back.
             self._to_release += claims
             raise
         self._queue_is_empty = len(claims) < room
@@ -289,14 +275,12 @@ class Worker:
             self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
-            characters = len(claim.page.value) if claim.page else 0
-            self._page_characters += (characters - self._page_characters) / 20
-        self._page_characters = max(1.0, self._page_characters)
+        self._ahead.claimed(len(claim.page.value) if claim.page else 0 for claim in claims)
         self._pool.submit(claims)
         if self._upkeep.begin(claims):
             self._next_word = min(self._next_word, clock)
             # What it took to get here says nothing of the pages.
-            self._counted, self._counted_since = 0, time.monotonic()
+            self._ahead.measure_anew(time.monotonic())
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)
@@ -304,14 +288,14 @@ class Worker:
             del self._in_hand[claim.page_id]
 
     def _due(self, clock: float, over: Set[str]) -> dict[str, tuple[str | None, float]]:
-        """Step and progress of the pages whose lease is a third used up, or where they have moved;
-        not of those that are ``over``."""
+        """Step and progress, by page id, of the pages in hand whose lease is to be renewed or whose
+        step or progress has changed; not of those that are ``over``."""
         if not self._progress_is_due(clock):
             return {}
         at = {a.claim.page_id: (a.step, a.percent) for a in self._pool.running}
         due = {}
         for page_id, held in self._in_hand.items():
-            # One that has ended, and whose outcome comes with the next exchange, stays there.
+            # One that runs no more, and whose outcome comes with the next exchange, stays there.
             seen = at.get(page_id, held.shown)
             is_old = clock - held.renewed > self._options.lease_seconds / 3
             if page_id not in over and (seen != held.shown or is_old):
@@ -337,7 +321,7 @@ class Worker:
             self._last_progress = clock
 
     def _take_back_cancelled(self) -> None:
-        """Keep from beginning what was claimed ahead of a batch that has been cancelled since."""
+        """Give back the pages that were claimed ahead of a batch that has been cancelled since."""
         if not self._pool.waiting:
             return
         batch_ids = {held.claim.status.batch_id for held in self._in_hand.values()}
@@ -346,19 +330,6 @@ class Worker:
             taken = self._pool.take_back_waiting()
             self._pool.submit(claim for claim in taken if claim.status.batch_id not in cancelled)
             self._to_release += [c for c in taken if c.status.batch_id in cancelled]
-
-    def _measure(self, ended: int, clock: float) -> None:
-        """How many pages end in a second, over stretches long enough to tell."""
-        self._last_exchange = clock
-        self._counted += ended
-        elapsed = clock - self._counted_since
-        # At the beginning few pages say enough: until then a page a thread is claimed at a time.
-        is_enough = (
-            self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._options.concurrency
-        )
-        if elapsed >= MEASURE_SECONDS or is_enough:
-            self._rate = max(self._counted / elapsed, RATE_KEPT * self._rate)
-            self._counted, self._counted_since = 0, clock
 
     def _tell(self, counted: list[Outcome], refused: list[Outcome]) -> None:
         failed = [outcome for outcome in counted if outcome.error is not None]

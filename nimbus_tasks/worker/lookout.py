@@ -1,7 +1,7 @@
 """Is more work to be expected, though the queue is empty?
 
-An upload may still be sending, and another worker may have died with pages in hand, which come back
-when its leases end. A worker that ends at once would leave both to be noticed by a person.
+An upload may still be sending, or another worker may have died with pages in hand, which come back
+when its leases end. If the last worker ended at once, a person would have to notice that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ UPLOAD_SILENT_SECONDS = 15.0
 
 
 class _Claim(NamedTuple):
-    """A claim as a listing has it: when it was made, which tells it from others, and its end."""
+    """A claim as a listing has it: when it was made, which tells it from others, and when it ends;
+    both as the records write times."""
 
     started: str | None
     lease: str
@@ -37,7 +38,8 @@ class Lookout:
         self._first_seen: dict[str, _Claim] = {}
 
     def start_over(self) -> None:
-        """There has been work: who was alive before it may have gone since."""
+        """Forget which claims were renewed: work came in between, and their holders may have gone
+        meanwhile."""
         self._first_seen.clear()
 
     def what_is_expected(self, store: KeyValues, pages: Collection[PageInfo]) -> str | None:
@@ -57,7 +59,7 @@ class Lookout:
             if head.intent == Intent.UPLOAD and self._batch_id in (None, head.batch_id):
                 last_change = batches.fold(store, head).last_change or head.created
                 silent = seconds_between(last_change, now)
-                # What is of the future, or no time, says nothing of when somebody was at it.
+                # A time of the future, or none, does not tell when somebody was at it.
                 if silent is not None and -CLOCK_SKEW_SECONDS < silent < UPLOAD_SILENT_SECONDS:
                     return True
         return False
@@ -66,9 +68,9 @@ class Lookout:
         """Whether reads lag, and some of what was queued lately cannot be claimed yet."""
         if not store.lag_seconds:
             return False
-        # Of messages nobody sees those that are delayed, or in the hands of one who has vanished.
-        # What is older than the lag is claimed or put back at the next look; to be waited for until
-        # then, it has to be waited for somewhat longer.
+        # A queue of messages shows neither those that are delayed nor those in the hands of a
+        # worker that has vanished: then any page counts. Else what is older than the lag is claimed
+        # or put back at the next look, so twice the lag lasts until then.
         since = "" if store.may_hide(1) else iso_after(-2 * store.lag_seconds)
         for info in queue_items(store, self._project_id):
             if is_newer(info.key, since) and self._batch_id in (None, item_batch(store, info)):
@@ -79,15 +81,14 @@ class Lookout:
         )
 
     def _has_silent_claims(self, pages: Collection[PageInfo]) -> bool:
-        """Claims that nobody has renewed since we first saw them; a renewed one has a holder that
-        is alive, and is its own affair. One that another has taken the place of has not been
-        renewed: on KV it may be written over an outcome, and nobody hold it."""
+        """Whether there are claims that nobody has renewed since we first saw them. A renewed claim
+        has a holder that is alive, who will see to it. A new claim in the place of another is no
+        renewal: on KV it may have been written over an outcome, so that nobody holds it."""
         last = iso_after(LONGEST_LEASE_SECONDS)
         claims = {
             page.page_id: _Claim(page.status.get("started"), page.status["lease"])
             for page in pages
-            # A writer that knows no leases gives no hint of when it may be given up, nor does one
-            # of whom no lease could be that long.
+            # Without a lease, or with one longer than any can be, nobody knows how long to wait.
             if page.status["status"] == "processing" and "" < page.status.get("lease", "") <= last
         }
         first = self._first_seen

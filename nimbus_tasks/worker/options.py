@@ -1,4 +1,4 @@
-"""What a worker is given and what it gives: options, whom it tells, what it has done."""
+"""What a worker is given, whom it tells, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nimbus_tasks.core.claims import Outcome
 DEFAULT_CONCURRENCY = 4
 DEFAULT_MAX_ATTEMPTS = 1
 DEFAULT_LEASE_SECONDS = 60.0
-#: Pages a second and a thread that are expected as long as none has ended, of a store that takes
-#: one write a second.
+#: With a store that takes one write a second: how many pages a second each thread is expected to
+#: do, as long as no page has ended.
 FIRST_AHEAD = 4.0
-#: How long a message is held whose page has no time limit; after that its lease guards it.
+#: How long a message is held whose page has no time limit; after that the page's lease guards it.
 HOLD_SECONDS = 600.0
 #: The longest that a Cloudflare Queue allows.
 LONGEST_HOLD_SECONDS = 12 * 3600.0
@@ -51,20 +51,23 @@ class Options:
 
     @property
     def hold_seconds(self) -> float:
-        """For how long others are not to be given what this worker has taken: as long as a page may
-        take, twice, since it may have to wait for the one before."""
+        """For how long the queue keeps a message from others that this worker has taken: a lease,
+        and twice what a page may take, since a page may have to wait for the one before it."""
         longest = HOLD_SECONDS if self.timeout is None else 2 * self.timeout
         return min(longest + self.lease_seconds, LONGEST_HOLD_SECONDS)
 
     def shared(self, lag_seconds: float) -> Options:
-        """The same for a worker that is one of several: others see of its leases what was written
-        ``lag_seconds`` ago, and are to be left what it has not begun."""
+        """The same for one of several workers: its leases are longer by ``lag_seconds``, by which
+        others see them late; and before it knows how fast it is it claims nothing ahead, which
+        others could do meanwhile."""
         return replace(self, lease_seconds=self.lease_seconds + lag_seconds, first_ahead=0.0)
 
 
 @dataclass
 class Worked:
-    """What a worker has done. ``refused`` outcomes came after their claim had lapsed."""
+    """What a worker has done: pages that are ``done`` or have ``failed``, failed attempts that are
+    ``tried_again``, outcomes ``refused`` since their claim had lapsed, pages ``released`` to the
+    queue, lapsed ones ``taken_up``; how long it took, and the status of each batch by id."""
 
     done: int = 0
     failed: int = 0

@@ -21,10 +21,10 @@ from nimbus_tasks.worker.options import Worked
 
 
 class Upkeep:
-    """Of one batch, or of all. What it does is counted in ``worked``.
+    """The upkeep of one batch, or of all. What it does is counted in ``worked``.
 
-    ``patience`` is for how many seconds a lapsed claim has to be seen before it is taken up: where
-    no lock keeps two workers from doing so at the same moment, each has another.
+    ``patience`` is for how many seconds a lapsed claim has to be seen before it is taken up. Where
+    no lock keeps two workers from doing so at the same moment, each is given another patience.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class Upkeep:
         self._lapsed_since: dict[str, float] = {}
         #: Batches whose records do not say yet what their pages have come to.
         self._open: set[str] = set()
-        #: Those of them that nobody knows yet to be at work, with the pages that were first.
+        #: Those of them whose records do not say either that work has begun; their first pages.
         self._begun: dict[str, list[str]] = {}
 
     def begin(self, claims: Iterable[Claim]) -> bool:
-        """Pages are claimed; whether work has begun of a batch, which is to be written down."""
+        """Note that pages are claimed; whether a batch has begun with them, so that
+        :meth:`write_begun` has something to write."""
         pages: dict[str, list[str]] = {}
         for claim in claims:
             if claim.status.batch_id not in self._open:
@@ -58,13 +59,13 @@ class Upkeep:
         return bool(pages)
 
     def write_begun(self) -> None:
-        """Write down of which batches work has begun."""
+        """Write into the batch records that work has begun."""
         while self._begun:
             batch_id, page_ids = self._begun.popitem()
             self._save_begun(batch_id, page_ids)
 
     def save(self) -> None:
-        """Write down what the batches have come to whose pages were worked on."""
+        """Write into the records of the batches that were worked on what they have come to."""
         self._begun.clear()
         while self._open:
             self._save(self._open.pop(), self._snapshot)
@@ -85,8 +86,8 @@ class Upkeep:
                         self._snapshot(tx, head.batch_id)
 
     def unfinished_pages(self) -> list[PageInfo]:
-        """The pages that have not ended: by one listing, or none where every batch has ended, of
-        which no page changes unasked."""
+        """The pages that have not ended. One listing; none where every batch has ended, since no
+        page of such a batch changes unasked."""
         with self._store.snapshot() as reading:
             heads = batches.heads(reading, self._project_id)
             if heads and not reading.lag_seconds and all(head.is_final for head in heads):
@@ -95,7 +96,7 @@ class Upkeep:
             return [page for page in listed if page.status["status"] not in TERMINAL_PAGE_STATES]
 
     def take_up_lapsed(self, pages: Iterable[PageInfo] | None = None) -> bool:
-        """Queue pages whose holder is not heard of, among ``pages`` or all; whether there are."""
+        """Queue those of ``pages`` (or of all) whose holder is not heard of; whether any was."""
         now = utc_now()
         if pages is None:
             groups = list_groups(self._store, self._project_id, self._batch_id)
@@ -111,7 +112,8 @@ class Upkeep:
         return bool(queued)
 
     def search_again_in(self) -> float | None:
-        """Seconds until lapsed claims that have been seen are to be taken up; ``None`` without."""
+        """Seconds until the lapsed claims that are waited for may be taken up; ``None`` if there
+        are none."""
         return self._patience if self._lapsed_since else None
 
     def _seen_long_enough(self, lapsed: Mapping[str, str]) -> Mapping[str, str]:
@@ -124,7 +126,8 @@ class Upkeep:
         return due
 
     def queue_lost(self, pages: Iterable[PageInfo]) -> bool:
-        """A page that is queued will be claimed: whoever finds it in no queue puts it back."""
+        """Put back those of ``pages`` that are queued and in no queue, where nobody would ever
+        claim them; whether there were any."""
         if not find_unqueued(self._store, self._project_id, pages, utc_now()):
             return False
         with self._store.transaction() as tx:

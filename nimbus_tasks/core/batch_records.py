@@ -113,7 +113,8 @@ class Batch:
         return replace(self, head=head, pages=self.pages if pages is None else pages)
 
     def pages_in(self, states: Iterable[tuple[str, str]]) -> dict[str, Mapping[str, Any]]:
-        """The batch's pages in those states, by page id; one that has none was uploaded only."""
+        """The batch's pages with those ``states`` (page id and state), by page id; a page that is
+        not among them is ``uploaded``."""
         made: dict[tuple[int, str], Mapping[str, Any]] = {}
 
         def put(page_id: str, page: Mapping[str, Any], state: str) -> None:
@@ -132,8 +133,8 @@ class Batch:
 
 
 def _pages_json(pages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The members of the pages' JSON object, a thousand at a time, of which what is one object is
-    encoded once. Page ids need no quoting."""
+    """The members of the pages' JSON object, a thousand at a time. Pages that share one object are
+    encoded once; page ids need no escapes."""
     comma = ""
     for some in in_groups(pages.items()):
         different = {id(page): page for _, page in some}
@@ -155,7 +156,7 @@ _BATCH_FIELDS = frozenset(
         "summary",
     )
 )
-#: What was asked for a batch that somebody wrote who knows no intent, by the status given.
+#: The intent of a batch by its status, where a writer has left none.
 _INTENT_OF_STATUS = {
     "uploading": Intent.UPLOAD.value,
     "retrying": Intent.RETRY.value,
@@ -164,8 +165,12 @@ _INTENT_OF_STATUS = {
 }
 
 
+_SUMMARY_FIELDS = frozenset(("completed", "failed", "pending", "average_time_ms"))
 _INTENTS = frozenset(intent.value for intent in Intent)
 _STATUSES = frozenset(status.value for status in BatchStatus)
+#: Different objects that are remembered while a record is parsed: somebody else may say something
+#: else of every page.
+_MAX_KNOWN = 1000
 
 
 def _status(value: object) -> str:
@@ -228,9 +233,8 @@ def read_batch(project_id: str, batch_id: str, entry: Entry) -> Batch:
 
 
 def _each_once() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """A hook for the parser that makes objects which are equal one: a record says nearly the same
-    of each page, and of 100,000 pages that takes 40 MB, several times over. None is ever changed.
-    """
+    """A hook for the parser with which equal objects are one and the same. A record says nearly the
+    same of each page: as 100,000 objects that takes 40 MB. Nobody may change them."""
     known: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -248,11 +252,6 @@ def _each_once() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
         return one
 
     return made
-
-
-#: Others may say something else of every page.
-_MAX_KNOWN = 1000
-_SUMMARY_FIELDS = frozenset(("completed", "failed", "pending", "average_time_ms"))
 
 
 def _counts_of(summary: Mapping[str, Any]) -> dict[str, int]:

@@ -82,14 +82,13 @@ def claim_pages(
 ) -> list[Claim]:
     """Claim up to ``limit`` queued pages: highest priority first, then oldest.
 
-    Queue items that no queued page stands behind are removed on the way; queued pages of a
-    cancelled batch become cancelled. Of the pages that would fail for another lapse only one is in
-    one worker's hands at a time (``has_suspect``: it has one): if it makes the worker vanish, the
-    others do not fail for it.
+    A claim is held until ``lease_seconds`` after ``now``, unless it is renewed. Queue items that no
+    queued page stands behind are removed on the way; queued pages of a cancelled batch become
+    cancelled. Of the pages that another lapse would make fail, a worker is given one at a time
+    (``has_suspect``: it has one): if that makes it vanish, the others do not fail with it.
     """
     claims: list[Claim] = []
-    # Where reads lag, an item may be seen before its page's status, or the newer one, or its
-    # content: it is left for later.
+    #: Items that are left for later.
     left: set[str] = set()
     fresh = iso_after(-tx.lag_seconds, start=now)
     while len(claims) < limit:
@@ -97,25 +96,22 @@ def claim_pages(
         if not items:
             break
         statuses = _statuses_behind(tx, project_id, items)
-        # A message comes again where who had it has vanished: so does its page.
+        # Where the queue is messages, one comes again after its worker has vanished: the page's
+        # claim has lapsed then.
         lapsed = [page_id for page_id, status in statuses.items() if status.lapsed(to_iso(now))]
         if lapsed:
             take_up_lapsed(tx, project_id, lapsed, now)
             statuses |= read_statuses(tx, project_id, lapsed)
         pages = _contents_behind(tx, project_id, statuses)
         for key in items:
-            status, page_id = statuses.get(last_part(key)), last_part(key)
+            page_id = last_part(key)
+            status = statuses.get(page_id)
             if status is not None and status.state == "queued" and is_suspect(status):
                 if has_suspect:
                     left.add(key)
                 has_suspect = True
-            if not tx.lag_seconds or not is_newer(key, fresh):
-                continue
-            if status is not None and _is_meant(key, status, project_id, page_id):
-                is_early = page_id not in pages
-            else:
-                is_early = status is None or is_newer(key, status.updated)
-            if is_early:
+            is_new = tx.lag_seconds > 0 and is_newer(key, fresh)
+            if is_new and _is_early(key, status, project_id, has_content=page_id in pages):
                 left.add(key)
         items = [key for key in items if key not in left]
         cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
@@ -125,7 +121,7 @@ def claim_pages(
         for number, key in enumerate(items):
             page_id = last_part(key)
             status = changed.get(page_id) or statuses.get(page_id)
-            if status is None or not _is_meant(key, status, project_id, page_id):
+            if status is None or not _is_meant(key, status, project_id):
                 continue
             if status.batch_id in cancelled:
                 changed[page_id] = status.as_cancelled(moment)
@@ -142,10 +138,18 @@ def claim_pages(
     return claims
 
 
-def _is_meant(key: str, status: PageStatus, project_id: str, page_id: str) -> bool:
-    """Whether it is this item by which the page is to be claimed. A writer that does not know our
-    place in the record names none: any item is its own."""
-    return status.state == "queued" and status.queue_key(project_id, page_id) in (None, key)
+def _is_early(key: str, status: PageStatus | None, project_id: str, *, has_content: bool) -> bool:
+    """Whether reads may not show yet what belongs to an item that was made just now: the content of
+    its page, or the status that the page was queued with."""
+    if status is not None and _is_meant(key, status, project_id):
+        return not has_content
+    return status is None or is_newer(key, status.updated)
+
+
+def _is_meant(key: str, status: PageStatus, project_id: str) -> bool:
+    """Whether the page is queued, and by this item. A writer that does not know our place in the
+    record names none: any item is its own."""
+    return status.state == "queued" and status.queue_key(project_id, last_part(key)) in (None, key)
 
 
 def _contents_behind(
@@ -241,8 +245,8 @@ def release_claims(
 
 
 def _statuses_behind(tx: KeyValues, project_id: str, items: Sequence[str]) -> dict[str, PageStatus]:
-    """The statuses of the items' pages. A record that is damaged is made anew from its item: its
-    page is to be worked on, and everything else of it has been lost already."""
+    """The statuses of the items' pages. A damaged record is made anew from its item, so that its
+    page is worked on; whatever else it said is lost already."""
     page_ids = set(map(last_part, items))
     if not are_ids(page_ids):
         page_ids = set(filter(is_id, page_ids))
@@ -292,7 +296,7 @@ def _claimed(status: PageStatus, token: str, lease: str, moment: str) -> PageSta
 
 
 def _is_written(outcome: Outcome, status: PageStatus) -> bool:
-    """Whether the record is this outcome's already: it was sent before, and the answer was lost."""
+    """Whether the record is this outcome already: it was sent before, and the answer was lost."""
     claim = outcome.claim.status
     ended = (status.state, status.attempts, status.completed, status.batch_id)
     state = "failed" if outcome.error is not None else "done"
@@ -302,8 +306,8 @@ def _is_written(outcome: Outcome, status: PageStatus) -> bool:
 def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
     return status.with_usage(outcome.usage).changed(
         state="failed" if outcome.error is not None else "done",
-        # Not when it was completed: a lease may have been renewed since, and no record is ever
-        # followed by one that says to be older.
+        # Not the time of completion: a lease may have been renewed since, and no record may be
+        # followed by one with an earlier time.
         updated=moment,
         claim=None,
         lease=None,
@@ -319,8 +323,8 @@ def _ended(status: PageStatus, outcome: Outcome, moment: str) -> PageStatus:
 
 
 def _with_value(page: Entry, value: str) -> Entry:
-    """The page record with that value. Its metadata are carried along as far as a store takes them:
-    somebody else may have written others, which must not keep the pages of a batch from ending."""
+    """The page record with that value. Its metadata are kept if a store takes them, or else only
+    our own fields: whatever somebody else has written, the page must be able to end."""
     metadata = page.metadata
     try:
         text = json.dumps(dict(metadata or {}), separators=(",", ":"), allow_nan=False)

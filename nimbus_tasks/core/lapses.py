@@ -54,7 +54,8 @@ def take_up_lapsed(
 def put_back_claimed(
     tx: KeyValues, project_id: str, statuses: Mapping[str, PageStatus], now: datetime
 ) -> None:
-    """Queue pages where they stood before; those of a cancelled batch are cancelled instead."""
+    """Queue claimed pages again, in the place that they had; those of a cancelled batch are
+    cancelled instead. ``statuses`` are theirs, by page id."""
     cancelled = cancelled_batches(tx, project_id, {s.batch_id for s in statuses.values()})
     back: dict[str, PageStatus] = {}
     items = []

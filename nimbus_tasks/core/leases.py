@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nimbus_tasks.core.clock import LONGEST_LEASE_SECONDS, iso_after, parse_iso
 
-#: A claim of a writer that knows no leases counts as given up when so long nothing came of it.
+#: A claim of a writer that knows no leases counts as given up when it was not updated for so long.
 LEASELESS_SECONDS = 600.0
 #: Clocks of machines that work on one project may differ by so much.
 CLOCK_SKEW_SECONDS = 300.0
@@ -13,8 +13,8 @@ CLOCK_SKEW_SECONDS = 300.0
 def has_lapsed(lease: str | None, updated: str | None, now: str) -> bool:
     """Whether a claim is over at the moment ``now``: its lease was not renewed in time.
 
-    The seed's writers give no lease, only their times. A sign of life from the future is of before
-    a clock was set back, and says nothing any more.
+    All three are as the records write times. The seed's writers give no lease, only ``updated``. An
+    ``updated`` of the future was written before a clock was set back, and is no sign of life.
     """
     last_sign, moment = parse_iso(updated), parse_iso(now)
     if last_sign is None or moment is None:

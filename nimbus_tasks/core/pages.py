@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 #: Whole records that are in memory at a time.
 _HELD = 1000
-
 #: A bulk read of Workers KV takes so many.
 VALUES_A_READ = 100
 
@@ -100,9 +99,9 @@ def one_by_one(groups: Iterable[PageGroup]) -> Iterator[PageInfo]:
 
 
 def small_statuses(store: KeyValues, prefix: str) -> Iterator[PageGroup]:
-    """The statuses under ``prefix`` in small; of those whose writer left no metadata the values are
-    read, many at a time. A record of which neither can be read counts as a failed page of no batch;
-    a key that ends in no page id is somebody else's."""
+    """The small forms of the statuses under ``prefix``. Where a writer left no metadata the values
+    are read, many at a time; a record of which neither can be read counts as a failed page of no
+    batch. Keys that end in no page id are somebody else's, and left out."""
     bare: list[str] = []
     for keys, metadata in store.scan_many(prefix):
         page_ids = [key[len(prefix) :] for key in keys]
@@ -128,7 +127,7 @@ def _from_values(store: KeyValues, keys: list[str]) -> Iterator[PageInfo]:
 
 
 def in_groups(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items, so many at a time as may be held: a batch may have any number."""
+    """The items, at most a thousand at a time: a batch may have more than fit into memory."""
     remaining = iter(items)
     while some := list(islice(remaining, _HELD)):
         yield some
@@ -148,7 +147,7 @@ def read_statuses(
 
 
 def status_entries(project_id: str, statuses: Mapping[str, PageStatus]) -> list[Entry]:
-    """What is to be stored for some pages."""
+    """The status records of some pages, by page id, as they are to be stored."""
     return [status.entry(status_key(project_id, page_id)) for page_id, status in statuses.items()]
 
 

@@ -30,10 +30,10 @@ Small = Mapping[str, Any]
 
 
 def small_forms(listed: Sequence[Small | None]) -> tuple[list[Small | None], list[Columns]]:
-    """The metadata of some statuses with fields of the right types: those that somebody else wrote
-    wrongly count as absent. ``None`` where one does not tell state and batch: read the value then.
+    """The metadata of statuses, each with fields of the right types only (others count as absent);
+    ``None`` for one that does not tell state and batch: its value is to be read then.
 
-    Comes with the columns of those that are not ``None``.
+    Beside them the columns of those that are not ``None``.
     """
     try:
         columns = columns_of(listed)  # type: ignore[arg-type]  # of a None: TypeError
@@ -46,7 +46,7 @@ def small_forms(listed: Sequence[Small | None]) -> tuple[list[Small | None], lis
 
 
 def small_form(metadata: Small) -> Small | None:
-    """The same of one."""
+    """The metadata of one status, as :func:`small_forms` checks it."""
     state, batch_id = metadata.get("status"), id_field(metadata.get("batch_id"))
     if not isinstance(state, str) or state not in _STATES or batch_id is None:
         return None
@@ -65,7 +65,7 @@ Column = Sequence[Any]
 
 
 def _are_sound(columns: Columns) -> bool:
-    """Whether every value of these fields is what the reading of it alone would give as well."""
+    """Whether every value is one that :func:`small_form` would leave as it is."""
     return columns.keys() >= {"status", "batch_id"} and all(
         (check := _CHECKS.get(name)) is not None and check(column)
         for name, column in columns.items()

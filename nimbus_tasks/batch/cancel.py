@@ -32,7 +32,8 @@ _WAITING = ("queued", "uploaded")
 @dataclass(frozen=True)
 class Cancelled:
     """``cancelled`` pages were waiting and will not start; ``in_flight`` ones will end;
-    ``finished_before`` had ended already. ``was_finished``: the batch had, and is unchanged."""
+    ``finished_before`` had ended already. ``was_finished``: the batch had ended, and is unchanged.
+    """
 
     batch_id: str
     status: str
@@ -67,7 +68,7 @@ def cancel_batch(
         if is_finished(status) or head.intent == Intent.CANCEL:
             in_flight = counts["processing"]
             return Cancelled(head.batch_id, status, 0, in_flight, ended, is_finished(status))
-        # First the batch: where this is cut off, whoever claims a page of it cancels that.
+        # First the batch: if this is cut off, whoever claims one of its pages cancels it instead.
         _mark(tx, head, reason)
         waiting = _cancel_waiting(tx, head)
         status = batches.save_snapshot(tx, project.project_id, head.batch_id)
@@ -88,8 +89,8 @@ def _cancel_waiting(tx: KeyValues, head: BatchHead) -> int:
 def _cancelled(
     tx: KeyValues, head: BatchHead, page_ids: list[str], items: list[str | None]
 ) -> Iterator[Entry]:
-    """The statuses of pages as cancelled ones, a group at a time; where each was queued is added
-    to ``items``."""
+    """The statuses of pages as cancelled ones, a group at a time. The key of each one's queue item,
+    ``None`` if it is not known, is added to ``items``."""
     now = now_iso()
     for some in in_groups(page_ids):
         # Where reads lag, the record may be newer than the listing: what has ended stays so.
@@ -104,6 +105,7 @@ def _cancelled(
 
 
 def _mark(tx: KeyValues, head: BatchHead, reason: str | None) -> None:
+    """Write into the batch record that a cancel was asked for."""
     batch = batches.load(tx, head.project_id, head.batch_id)
     # Pages that an upload had listed and not sent never will be: the batch has those that are here.
     batch = batches.with_pages_there(tx, batch)

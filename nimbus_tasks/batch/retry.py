@@ -34,10 +34,10 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Retried:
-    """``requeued`` are page ids, ``names`` the paths of the same pages. ``superseded`` counts
-    failed pages that belong to a later batch now and are to be retried there; ``other_codes`` are
-    the codes of failed pages that the one asked for has left out, ``cancelled`` counts the pages
-    that were left out since nobody asked for cancelled ones."""
+    """``requeued`` are page ids, ``names`` the paths of the same pages. Pages that were left out:
+    ``superseded`` counts failed ones that belong to a later batch now and are to be retried there,
+    ``cancelled`` those that only ``include_cancelled`` would have taken, and ``other_codes`` are
+    the codes of failed ones with another code than was asked for."""
 
     batch_id: str
     status: str
@@ -99,7 +99,8 @@ def retry_pages(
 
 
 def _named(infos: Iterable[PageInfo], head: BatchHead, page: str) -> PageInfo:
-    """The page of that id or, as a path may look like one, of that path."""
+    """The page of that id, or else of that path: a path may look like an id. Raises
+    :class:`NotFoundError`."""
     by_path = page_id_for(head.project_id, page)
     found = {info.page_id: info for info in infos if info.page_id in (page, by_path)}
     if not found:
@@ -142,11 +143,11 @@ def _choose(infos: Iterable[PageInfo], code: str | None, include_cancelled: bool
 
 
 def _requeue(tx: KeyValues, head: BatchHead, chosen: list[PageInfo]) -> tuple[str, list[PageInfo]]:
-    """Queue the pages; returns what the batch is in then, and those that were queued."""
+    """Queue the pages; returns the batch's status after that, and the pages that were queued."""
     # An upload that is under way stays one: its missing pages must not be forgotten.
     intent = head.intent if head.intent == Intent.UPLOAD else Intent.RETRY.value
     batch = batches.load(tx, head.project_id, head.batch_id)
-    # First the batch: where this is cut off, nobody must find it ended with pages that are queued.
+    # First the batch: if this is cut off, nobody must find an ended batch with queued pages.
     tx.put_many([replace(batch, head=replace(batch.head, intent=intent, reason=None)).entry()])
     requeued: list[PageInfo] = []
     tx.put_many(_as_queued(tx, head, chosen, requeued))

@@ -146,11 +146,11 @@ def pages_of(store: KeyValues, head: BatchHead) -> Iterator[PageInfo]:
 
 
 def groups_of(store: KeyValues, head: BatchHead) -> Iterator[PageGroup]:
-    """The same, many at a time."""
+    """The pages of :func:`pages_of`, many at a time."""
     count, seen = 0, set[str]()
     for group in list_groups(store, head.project_id, head.batch_id):
         count += len(group.page_ids)
-        if store.lag_seconds:  # where transactions are none, a page can be in two batches
+        if store.lag_seconds:  # without transactions, a page can be in two batches
             seen.update(group.page_ids)
         yield group
     if count < head.page_count:
@@ -175,10 +175,11 @@ def fold_with_states(
 
 
 def fold_all(store: KeyValues, project_id: str, among: Iterable[BatchHead]) -> dict[str, Tally]:
-    """What the pages of those batches add up to that are still open, by one listing for all.
+    """What the pages add up to of those batches ``among`` them that are still open, by batch id and
+    by one listing for all.
 
-    Nothing changes an ended batch unasked, and whoever changes it marks its record first: what the
-    record of such a one says is right.
+    An ended batch is left to its record, which is right: nothing changes such a batch unasked, and
+    whoever changes it marks the record first.
     """
     tallies = {head.batch_id: Tally(head.page_count) for head in among if not head.is_final}
     if not tallies:
@@ -215,7 +216,7 @@ def look(store: KeyValues, head: BatchHead, now: datetime, *, engine: str = "pyt
 def look_at(
     groups: Iterable[PageGroup], head: BatchHead, now: datetime, *, engine: str = "python"
 ) -> BatchView:
-    """One look at the batch, folded from its pages, which somebody has read already."""
+    """One look at the batch, folded from ``groups``, its pages."""
     tally = Tally(head.page_count)
     in_flight: list[PageInfo] = []
     latest_failures: list[tuple[str, str, PageInfo]] = []
@@ -290,12 +291,12 @@ def save_snapshot(tx: KeyValues, project_id: str, batch_id: str) -> str:
 def save_begun(
     tx: KeyValues, project_id: str, batch_id: str, page_ids: Collection[str]
 ) -> str | None:
-    """Write down that those queued pages are at work, without a listing of the others: who reads
-    batch records only sees that work has begun. Returns the status; ``None`` where the record does
-    not say what the pages were in."""
+    """Write into the batch record that those queued pages are at work, without a listing of the
+    others, so that whoever reads only batch records sees that work has begun. Returns the status;
+    ``None``, and nothing is written, where the record does not have these pages as queued."""
     batch = load(tx, project_id, batch_id)
     if tx.lag_seconds and batch.head.intent == Intent.CANCEL:
-        return None  # nobody claims of a cancelled batch: a retry may be missing in it
+        return None  # it may be an old record: nobody claims pages of a cancelled batch
     counts = dict(batch.head.counts)
     begun = [i for i in page_ids if batch.pages.get(i, {}).get("status") == "queued"]
     if counts.get("queued", 0) < len(begun) or len(begun) < len(page_ids):
@@ -310,8 +311,8 @@ def save_begun(
 
 
 def save_with_snapshot(tx: KeyValues, batch: Batch, *, was_read: bool = False) -> str:
-    """Write a batch record with what its pages add up to now; returns the status. One that
-    ``was_read`` and not changed is left as it is where it may be an old one."""
+    """Write a batch record with what its pages add up to now; returns the status. A record that
+    ``was_read`` and not changed since is not written where it may be an old one."""
     tally = Tally(len(batch.pages))
     pages = batch.pages_in(_counting(groups_of(tx, batch.head), tally))
     status = tally.status(batch.head.intent)
@@ -321,12 +322,11 @@ def save_with_snapshot(tx: KeyValues, batch: Batch, *, was_read: bool = False) -
 
 
 def _may_be_old(tx: KeyValues, intent: str, tally: Tally) -> bool:
-    """Whether a batch record may be one of before something else was asked: written again, it would
-    undo that, and be believed by all who claim.
+    """Whether a batch record may be older than the last thing that was asked for the batch. Written
+    again, it would undo that, and all who claim pages would believe it.
 
-    An upload may have ended that is not seen to have. Cancel and retry mark the record first, and
-    then write the pages: those tell of them, where they were written so lately that the record may
-    not be seen yet.
+    An upload may have ended already. Cancel and retry mark the record before they write the pages:
+    pages that were written so lately that the record may not be seen yet give them away.
     """
     if not tx.lag_seconds:
         return False

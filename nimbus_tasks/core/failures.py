@@ -14,8 +14,9 @@ from functools import cache
 from nimbus_tasks.core.lifecycle import UNKNOWN_CODE
 from nimbus_tasks.core.pages import PageInfo
 
-#: Two messages that agree so far are one error: a listing may have cut them anywhere behind it.
-_COMPARED, _SHOWN, _READ = 80, 200, 500
+#: Characters of a message that are read, kept, and compared: two that agree so far are one error,
+#: since a listing may have cut them anywhere behind that.
+_READ, _SHOWN, _COMPARED = 500, 200, 80
 #: Groups kept while pages are counted, and after the small ones have gone to "other".
 _MOST_KEPT, _KEPT = 1000, 500
 _EXAMPLES = 5
@@ -41,8 +42,8 @@ class FailureGroup:
 
 
 def group_failures(pages: Iterable[PageInfo], *, most: int = 20) -> list[FailureGroup]:
-    """The failed ones of ``pages`` in at most ``most`` groups, biggest first; what is in none of
-    them is counted by one more, the last, which :attr:`FailureGroup.is_rest`."""
+    """The failed ones of ``pages`` in at most ``most`` groups, biggest first. If some are in none
+    of these, one more group counts them, the last, with :attr:`FailureGroup.is_rest`."""
     gathered = FailureGroups()
     for page in pages:
         gathered.add(page)
@@ -91,7 +92,7 @@ class FailureGroups:
         self._other = _other()
 
     def add(self, page: PageInfo) -> int:
-        """Count a page, if it has failed; how many of its kind there are now."""
+        """Count a page if it has failed, else ignore it; returns how many of its kind there are."""
         if page.status["status"] != "failed":
             return 0
         code = (page.status.get("code") or UNKNOWN_CODE)[:_SHOWN]
@@ -161,7 +162,7 @@ _PLACEHOLDERS = (
     ("n", r"(?<![A-Za-z_])\d+(?:[.,:]\d+)*|(?<=[A-Za-z_])\d{3,}"),
 )
 _VARYING = f"({_KEPT_NUMBERS})|" + "|".join(f"({pattern})" for _, pattern in _PLACEHOLDERS)
-#: Compiled when the first failure is there to be read: that takes longer than a look at a batch.
+#: Compiled when the first failure is read: compiling takes longer than a look at a batch.
 _compiled = cache(re.compile)
 
 

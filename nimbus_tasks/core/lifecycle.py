@@ -103,7 +103,7 @@ class Timing(NamedTuple):
 
 
 def _values(columns: Columns, name: str) -> Sequence[Any]:
-    """What there is in a column, if there is one."""
+    """The values of a column that are not ``None``; none where there is no such column."""
     column = columns.get(name, ())
     return [value for value in column if value is not None] if None in column else column
 
@@ -140,7 +140,7 @@ class Tally:
         self.add_all(columns_of([page]))
 
     def add_all(self, tables: Iterable[Columns]) -> None:
-        """Count many, by columns."""
+        """Count many pages, whose status metadata is given by columns."""
         for columns in tables:
             for state in set(columns["status"]):
                 self._add(state, rows_where(columns, "status", state))
@@ -180,7 +180,7 @@ class Tally:
 
     @property
     def last_change(self) -> str | None:
-        """When a page was last written; ``last_changes`` has it by what they are in."""
+        """When a page was last written; ``last_changes`` has the same by state."""
         return max(self.last_changes.values(), default="") or None
 
     @property
@@ -232,7 +232,8 @@ class Tally:
 
     @property
     def success_rate(self) -> float:
-        """Done pages in percent of all pages of the batch: 0 and 100 for none and all alone."""
+        """Done pages in percent of all pages of the batch; 0 only if none is done, 100 only if all
+        are."""
         done = self.states["done"]
         if done in (0, self.total):
             return 100.0 if done else 0.0

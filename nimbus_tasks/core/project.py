@@ -90,10 +90,9 @@ class Project:
 
     @property
     def engine(self) -> str:
-        """Who takes up queued pages: ``python`` is ``nimbus.worker``, ``fleet`` several of them,
-        whom a Cloudflare Queue gives pages of whatever batch, ``cloudflare`` the Worker that
-        ``nimbus.cloud.deploy`` has deployed beside this namespace, ``dev`` the one of
-        ``nimbus.cloud.dev``."""
+        """Who takes up queued pages: ``python`` is one ``nimbus.worker``; ``fleet`` several of
+        them, to which a Cloudflare Queue gives pages of any batch; ``cloudflare`` the Worker that
+        ``nimbus.cloud.deploy`` has deployed; ``dev`` that of ``nimbus.cloud.dev``."""
         if self.is_shared:
             return "fleet"
         served = self.cloudflare.get("worker_namespace_id")
@@ -113,10 +112,10 @@ class Project:
     ) -> Iterator[Store]:
         """The project's store, opened; made if ``create`` is set and it is the embedded one.
 
-        ``tell`` is told in words where the store has to wait. ``hold_seconds`` makes it that of a
-        worker: for so long what it takes from a queue of messages is given to nobody else. Raises
-        :class:`UsageError` for a configuration that names none, :class:`StoreError` for one that
-        cannot be opened.
+        ``tell`` is told in words where the store has to wait. ``hold_seconds`` makes it the store
+        of a worker: only then it takes messages from a queue, and nobody else is given them for so
+        long. Raises :class:`UsageError` for a configuration that names no store,
+        :class:`StoreError` for one that cannot be opened.
         """
         with self._in_front(self._open(create, tell), tell, hold_seconds) as store:
             yield store
@@ -141,7 +140,7 @@ class Project:
         if self.store == "cloudflare":
             from nimbus_tasks.kv.cloudflare import open_cloudflare
 
-            # Others write over what this directory has just written.
+            # Then others write over what this directory has just written.
             shared = self.engine != "python"
             return open_cloudflare(self.cloudflare, os.environ, self.folder, tell, shared=shared)
         from nimbus_tasks.kv.sqlite import SqliteStore
@@ -152,7 +151,7 @@ class Project:
 
 
 def check_layout(store: str, queue: str) -> None:
-    """Raises :class:`UsageError` where a store cannot have its queue so."""
+    """Raises :class:`UsageError` for a store that cannot keep its queue in that layout."""
     if queue == "cloudflare-queues" and store != "cloudflare":
         raise UsageError(
             f"the queue {queue} goes with the store cloudflare, not with {store}",
@@ -228,11 +227,11 @@ def _config_text(project: Project) -> str:
 
 @contextmanager
 def atomic_files(paths: Iterable[Path]) -> Iterator[list[TextIO]]:
-    """Text files to write to beside ``paths``; put in their places when all of them are written and
-    synced.
+    """Text files to write to, made beside ``paths`` and put in their places when all of them are
+    written and synced.
 
-    On an exception nothing is left behind and older files stay as they were; what a killed writer
-    has left there goes with a later one.
+    On an exception nothing is left behind and older files stay as they were. What a killed writer
+    has left is removed by a later one. Raises :class:`OSError`.
     """
     with ExitStack() as made:
         parts = [(made.enter_context(_beside(path)), path) for path in paths]
@@ -241,8 +240,9 @@ def atomic_files(paths: Iterable[Path]) -> Iterator[list[TextIO]]:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        # mkstemp makes files for the owner alone; reports are as readable as any new file. What
-        # everybody may write is nothing to rely on: the configuration says who gets the token.
+        # mkstemp makes files for the owner alone; reports are to be as readable as any new file.
+        # But nobody else may write them, whatever the umask: the configuration says where the token
+        # is sent.
         umask = os.umask(0)
         os.umask(umask)
         for file, path in parts:

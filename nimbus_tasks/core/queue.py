@@ -27,7 +27,7 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues
 def first_items(
     tx: KeyValues, project_id: str, limit: int, batch_id: str | None, but: Set[str] = frozenset()
 ) -> list[str]:
-    """The keys of the first ``limit`` items: all batches', or those of one, ``but`` those."""
+    """The keys of the first ``limit`` items, of all batches or of one, without those in ``but``."""
     most = limit + len(but) if batch_id is None else None
     while True:
         keys, seen = [], 0
@@ -99,7 +99,7 @@ def find_unqueued(
         and not has_item(page)
     ]
     if suspects and store.may_hide(len(suspects)):
-        return {}  # each may have its message; which one has none, nobody can see
+        return {}  # each of them may have a message that no scan shows
     statuses = read_statuses(store, project_id, suspects)
     return {page_id: status for page_id, status in statuses.items() if status.state == "queued"}
 
@@ -110,7 +110,7 @@ def put_back(tx: KeyValues, project_id: str, lost: Mapping[str, PageStatus]) -> 
     if not placed or tx.hidden_items() is None:
         put_in_queue(tx, project_id, lost)
         return
-    # A page may have its message after all, and be at work by now: its status is not written over.
+    # With messages a page may have its own after all, and be at work by now: its status is left.
     tx.put_many(queue_entry(project_id, page_id, one) for page_id, one in placed.items())
     put_in_queue(tx, project_id, {i: lost[i] for i in lost.keys() - placed.keys()})
 

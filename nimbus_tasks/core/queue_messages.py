@@ -5,11 +5,11 @@ written, once everything else of the transaction is, and shows as items the mess
 It pulls them when a worker asks for the first items of the queue; nobody else is given them for
 ``hold_seconds``.
 
-What becomes of a message its page's status says, as it is written here: the message is held while
-that is ``processing``, is acknowledged when an outcome is written, and is given back when the page
+The statuses that are written here decide what becomes of the messages: a message is held while its
+page is ``processing``, is acknowledged when an outcome is written, and is given back when the page
 goes back to its old place in the queue. So a worker that dies acknowledges nothing, and what it had
 comes again. A message too many does no harm: the status says whether its page is still to be worked
-on. That a message is missing is found by the status of its page, as for every other queue. One that
+on. A missing message is found by the status of its page, as in every other queue. A message that
 comes again while its page is at work is acknowledged: the lease in the status guards the page.
 """
 
@@ -33,21 +33,21 @@ from nimbus_tasks.kv.store import Entry, KeyInfo, KeyValues, Store
 if TYPE_CHECKING:
     from nimbus_tasks.kv.cloudflare.queues import Message, QueueClient
 
-#: What is no message of this project is given back for so long: it comes to its own reader, or to
-#: the dead letter queue, by the queue's own rule.
+#: A message that is none of this project's is given back, and not seen here for so long: it goes to
+#: its own reader, or by the queue's own rule to the dead letter queue.
 FOREIGN_DELAY_SECONDS = 30
-#: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
-#: wait, whatever number it tells.
+#: A queue that has given nothing for twice the lag and this long has no messages for the pages that
+#: wait, whatever backlog it tells.
 QUIET_SECONDS = 60.0
-#: A queue that refuses is left alone for so long while pages are at work, whose leases and outcomes
-#: do not need it.
+#: While pages are at work, a queue that refuses is not asked for so long: leases and outcomes do
+#: not need it.
 OUTAGE_PAUSE_SECONDS = 20.0
 _MOST_AT_ONCE = 100
 
 
 class _Held(NamedTuple):
-    """What is in our hands of an item: the leases of its messages, of which there may be several;
-    ``until`` is when others may have it, by our clock."""
+    """An item in our hands: its entry, the leases of its messages (there may be several), and by
+    our clock when others may be given them."""
 
     entry: Entry
     leases: tuple[str, ...]
@@ -77,14 +77,14 @@ class MessageQueueStore(QueueFrontStore):
         self._statuses = status_prefix(project_id)
         self._hold_seconds = hold_seconds
         self._clock = clock
-        #: Messages that nobody has claimed, by the key of their item; those of pages at work, by
-        #: page id; and what is still to be told to the queue.
+        #: In our hands: what nobody has claimed, by the key of the item; pages at work, by page id.
         self._waiting: dict[str, _Held] = {}
         self._at_work: dict[str, _Held] = {}
+        #: What the queue is still to be told.
         self._unpublished: dict[str, dict[str, Any]] = {}
         self._acknowledged: list[str] = []
         self._given_back: dict[str, float] = {}
-        # What a transaction has done so far.
+        #: What a transaction has done so far: items claimed, states written by page id, items put.
         self._is_open = False
         self._claimed: dict[str, _Held] = {}
         self._written: dict[str, str] = {}
@@ -121,9 +121,11 @@ class MessageQueueStore(QueueFrontStore):
         return max(0, self._reach() - len(self._waiting) - len(self._at_work))
 
     def may_hide(self, count: int) -> bool:
-        """A worker knows more than a number: where the queue has given nothing for twice the lag,
-        others have seen the pages that they were given before, and we have seen their claims. Of
-        several workers that wait, one is to find out first: the others are given what it publishes.
+        """Whether the queue may have messages for so many pages.
+
+        A worker knows more than the backlog: when the queue has given it nothing for twice the lag,
+        it has seen the claims of all messages that others were given. Several workers that wait get
+        different patiences, so that one finds out first and the others are given what it publishes.
         """
         if self._hold_seconds is not None:
             if self._quiet_since is None:
@@ -152,8 +154,8 @@ class MessageQueueStore(QueueFrontStore):
         self._tell()
 
     def close(self) -> None:
-        """Messages that were pulled and not claimed are given back at once; so are those of pages
-        of which no end was written, that another has by now, or whose leases will lapse."""
+        """Give back at once the messages that were pulled and not claimed, and those of pages of
+        which no end was written: another worker has them by now, or their leases will lapse."""
         for held in (*self._waiting.values(), *self._at_work.values()):
             self._given_back |= dict.fromkeys(held.leases, 0)
         with suppress(NimbusError):  # then they come back by themselves
@@ -162,8 +164,8 @@ class MessageQueueStore(QueueFrontStore):
         super().close()
 
     def _reach(self) -> int:
-        """About how many messages there are; where nobody knows yet, the queue is asked. So one
-        that is not there, or refuses, is found before a page is written that it is to hold."""
+        """About how many messages there are. The queue is asked once: so one that is not there, or
+        that refuses, is found before a page is written that it is to hold."""
         if self._backlog is None:
             self._backlog = self._queue.backlog()
         return self._backlog
@@ -171,9 +173,9 @@ class MessageQueueStore(QueueFrontStore):
     def _pull(self, limit: int) -> None:
         """Have ``limit`` messages in hand that nobody has claimed, as far as there are so many.
 
-        Of a transaction that finds nothing but messages that are over, each pull asks for more. One
-        whose messages cannot be claimed yet asks for no others, which would be kept from workers
-        that can.
+        While a transaction gets only messages of pages that have ended, each pull asks for more.
+        Messages whose pages cannot be claimed yet stop it: others are left for workers that can
+        claim them.
         """
         now = self._clock()
         self._waiting = {key: held for key, held in self._waiting.items() if held.until > now}
@@ -200,8 +202,8 @@ class MessageQueueStore(QueueFrontStore):
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
-        # Not the time of whoever asks: all that is asked between two pulls has one answer, or a
-        # worker would put nothing back, and a moment later see nothing to wait for.
+        # may_hide goes by the time of the last pull, so that its answer is the same until the next
+        # one. Else a worker might put nothing back, and a moment later see nothing to wait for.
         self._last_pull = now
 
     def _take(self, message: Message, until: float) -> bool:
@@ -271,7 +273,7 @@ class MessageQueueStore(QueueFrontStore):
         self._unpublished |= {key: self._body(entry) for key, entry in self._items.items()}
 
     def _tell(self) -> None:
-        """Tell the queue. What it has not been told for an outage is told with the next change."""
+        """Tell the queue. What it could not be told in an outage is told with the next change."""
         if self._unpublished:
             self._queue.publish(self._unpublished.values())
             self._backlog = self._reach() + len(self._unpublished)

@@ -59,8 +59,8 @@ def look_at_all(project: Project) -> Callable[[Store], Document]:
 
 
 class LookAtBatch:
-    """A look at one batch. One that has ended is not folded again until its record is changed,
-    which is the first thing that happens to it."""
+    """A look at one batch. A batch that has ended is not folded again until its record changes:
+    whatever happens to it is written there first."""
 
     def __init__(self, project: Project, batch_id: str) -> None:
         self._project = project
@@ -154,8 +154,8 @@ def _failure(page: PageInfo) -> Document:
 
 
 def _group(group: FailureGroup, with_code: int) -> Document:
-    """``retry`` is the record's own code, which a retry compares, and ``with_code`` how many pages
-    failed with it, in this group and others."""
+    """``retry`` is the code as the records have it, for a retry to compare; ``with_code`` is how
+    many pages failed with it, in this group and others."""
     return {
         "code": shown(group.code, 60),
         "retry": None if group.is_rest else group.code,

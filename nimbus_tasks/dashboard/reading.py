@@ -24,7 +24,7 @@ class NoStoreYetError(StoreError):
 
 @dataclass
 class Seen:
-    """Whether there ever was a store: one that is missing then is gone, not still to be made."""
+    """Whether there was a store at any time: if so, one that is missing has been taken away."""
 
     there: bool
 
@@ -32,13 +32,13 @@ class Seen:
 class StoreThread:
     """Does one thing after the other with the project's store, on a thread of its own.
 
-    The store is opened when it is needed, and anew each time where that costs nothing: so a file
-    that was moved away, or put back, is noticed. One that lags behind its writers stays open until
+    The embedded store is opened anew for each thing, which costs nothing, so that a file that was
+    moved away, or put back, is noticed. A store that lags behind its writers stays open until
     :meth:`release`, since what it has seen keeps it from going back in time. ``tell`` is called on
     the thread, in words, where the store has to wait.
 
-    It is a daemon: a store that waits ten minutes for Cloudflare must not keep a process that a
-    person has ended. Whatever is cut off is as good as killed, and every write bears that.
+    The thread is a daemon: a store that waits ten minutes for Cloudflare must not keep a process
+    alive that a person has ended. To a write, that is as if it had been killed.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class StoreThread:
         self.read_pause = 0.0
 
     async def run(self, do: Callable[[Store], T]) -> T:
-        """What ``do`` returns of the store. Raises what it raises, or what opening raises."""
+        """What ``do`` returns, called with the store. Raises what it raises, or what opening
+        raises."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 

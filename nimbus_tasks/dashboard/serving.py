@@ -36,7 +36,7 @@ _GRACE_SECONDS = 5
 
 @dataclass(frozen=True)
 class Address:
-    """Port and token: what there is to know. ``key`` leads there once."""
+    """The port and the secret token. ``key`` is another secret, which leads to the address once."""
 
     port: int
     token: str
@@ -54,9 +54,9 @@ class Address:
 
 
 def open_port(project: Project, port: int | None) -> tuple[socket.socket, Address]:
-    """A socket that listens on this machine alone, and its address: that of last time if ``port``
-    allows it. 0 is any free port, ``None`` also, but the last one rather. Raises
-    :class:`UsageError`."""
+    """A socket that listens on this machine alone, and its address: that of last time if it has the
+    same port. ``port`` 0 is any free port; ``None`` the last one if it is free, or else any. Raises
+    :class:`UsageError` for a port that cannot be used."""
     last = _last_address(project)
     if port is None and last is not None:
         with suppress(OSError):
@@ -85,6 +85,7 @@ def _address_path(project: Project) -> Path:
 
 
 def _last_address(project: Project) -> Address | None:
+    """The address of last time, unless it is old, damaged, or others could have read it."""
     path = _address_path(project)
     try:
         kept_as = path.stat()

@@ -22,7 +22,7 @@ from nimbus_tasks.ui.text import clean
 Document = Mapping[str, Any]
 Look = Callable[[Store], Document]
 
-#: A look may take so large a share of the time: one at 100,000 pages keeps a core busy for long.
+#: The share of the time that looks may take: one at 100,000 pages keeps a core busy for long.
 _MOST_BUSY = 0.3
 
 
@@ -39,7 +39,8 @@ class Fault:
 @dataclass(frozen=True)
 class State:
     """What is known of a thing: ``document`` as it was read at ``read_at`` (of ``time.monotonic``),
-    and the ``fault`` if it could not be read since. ``note``: what the store waits for."""
+    and the ``fault`` if it could not be read since. ``note`` says what the store waits for.
+    ``version`` counts all changes of this state, ``changed`` those of the document."""
 
     version: int = 0
     document: Document | None = None
@@ -81,7 +82,7 @@ class Watch:
             self._task = asyncio.create_task(self._read_on())
 
     def leave(self) -> None:
-        """One less watches; after the last one nothing is read any more."""
+        """One fewer watches; after the last one nothing is read any more."""
         self.watchers -= 1
         if not self.watchers:
             self._rest()
@@ -147,10 +148,12 @@ class Watch:
 
     @staticmethod
     def _fault(error: Exception, pause: float) -> Fault:
-        is_known = isinstance(error, NimbusError)
+        message, advice = f"{type(error).__name__}: {error}", None
+        if isinstance(error, NimbusError):
+            message, advice = error.message, error.advice
         return Fault(
-            message=clean(str(error) if is_known else f"{type(error).__name__}: {error}")[:500],
-            advice=clean(error.advice) if isinstance(error, NimbusError) and error.advice else None,
+            message=clean(message)[:500],
+            advice=clean(advice) if advice else None,
             retry_seconds=pause,
             is_missing=isinstance(error, NotFoundError),
         )
@@ -174,8 +177,8 @@ class Watches:
     def watch(
         self, name: str, look: Callable[[], Look], empty: Document | None = None
     ) -> Iterator[Watch]:
-        """Watch the thing called ``name``, which the result of ``look`` reads; ``empty`` is what it
-        is as long as the project has no store."""
+        """Watch the thing called ``name``. ``look`` makes what reads it, if nobody watches it yet;
+        ``empty`` is its document as long as the project has no store."""
         watch = self._watches.get(name)
         if watch is None:
             watch = self._watches[name] = Watch(self._thread, look(), self._interval, empty)

@@ -1,4 +1,4 @@
-"""Facts about the embedded store for ``nimbus.doctor``: versions and space."""
+"""The embedded store's version and its disk: for ``nimbus.doctor``, and for the store's errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def why_unwritable(folder: Path) -> OSError | None:
-    """What the system says to a small file in ``folder``, of which nothing stays; ``None``: it was
-    written. Neither the free space nor the permissions tell of every quota and limit."""
+    """The error with which the system refuses a small file in ``folder``; ``None`` if it takes it.
+    Nothing stays of the file. Free space and permissions do not tell of every quota and limit."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             left = memoryview(bytes(_NEEDED_BYTES))

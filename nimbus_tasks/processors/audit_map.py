@@ -1,7 +1,7 @@
 """Reading a content map as the audit needs it: what is there and readable, and nothing raised.
 
-A map comes from somebody else's scanner, so any value may be absent or of the wrong type. What a
-finding should be made of it is no matter of this module.
+A map comes from somebody else's scanner, so any value may be absent or of the wrong type. What is
+wrong with the page is for :mod:`~nimbus_tasks.processors.audit_checks` to say.
 """
 
 from __future__ import annotations

@@ -130,8 +130,9 @@ def _communicate(
 class _Reader(threading.Thread):
     """Reads a pipe to its end; keeps all up to ``limit``, or only the last of it.
 
-    Something left in the background may hold the pipe open; it does not hold us up: what the
-    command itself wrote is in the pipe when it has ended, and is kept when the pipe is empty.
+    A process that the command leaves in the background may hold the pipe open. It is not waited
+    for: all that the command itself wrote is in the pipe when it has ended, and is kept when the
+    pipe is empty.
     """
 
     def __init__(self, pipe: IO[bytes] | None, limit: int | None) -> None:
@@ -144,6 +145,7 @@ class _Reader(threading.Thread):
         self._on_too_much: Callable[[], None] = lambda: None
 
     def when_too_much(self, call: Callable[[], None]) -> None:
+        """Call this when there is more than ``limit``; at once if there has been already."""
         self._on_too_much = call
         if self.too_much:
             call()

@@ -30,7 +30,7 @@ _MARKUP = re.compile(r"[<>`]|&#?\w{1,31};|\*\*|__|\]\(|://|\bwww\.|javascript:",
 
 
 class BadAnswerError(ValueError):
-    """Says, in words of our own, what is wrong with an answer, as one would tell the model."""
+    """What is wrong with an answer, in words that can be said to the model: none are its own."""
 
 
 @dataclass(frozen=True)

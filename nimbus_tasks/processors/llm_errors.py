@@ -43,8 +43,8 @@ class ErrorAnswer:
 
     @property
     def is_of_length(self) -> bool:
-        """Whether the page is longer than the model can read. It is told as a fault of max_tokens,
-        which another page leaves enough room for."""
+        """Whether the page is longer than the model can read. Servers tell that as a fault of
+        max_tokens, but it is none of the setting: shorter pages leave room enough."""
         text = f"{self.kind} {self.message}".lower()
         return any(words in text for words in _TOO_LONG)
 
@@ -55,7 +55,7 @@ class ErrorAnswer:
 
     @property
     def setting(self) -> str | None:
-        """The setting that no page gets past, if it is one."""
+        """The setting of ours with which every page would be refused, if that is the fault."""
         if self.param in _SETTINGS and not self.is_of_length:
             return self.param.replace("max_completion_tokens", "max_tokens")
         return "model" if "model_not_found" in self.kind else None
@@ -96,6 +96,7 @@ def error_in(status: int, document: object, text: str) -> ErrorAnswer | None:
 
 
 def _status_in(error: object) -> int:
-    """What the status would have been of an error that came with a 200: it was begun too early."""
+    """The status that an error would have had which came with a 200: the answer had been begun
+    before it failed."""
     code = mapping_field(error).get("code")
     return code if isinstance(code, int) and 400 <= code < 600 else 502

@@ -72,7 +72,7 @@ how sure you are that the text is right for the page and better than the present
 
 
 def messages(settings: LlmSettings, material: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The system prompt and the page, of which this is to be sent."""
+    """The conversation's beginning: the system prompt, and the page's ``material``."""
     return [
         {"role": "system", "content": _system(settings)},
         {"role": "user", "content": f"<page>\n{_document(material)}\n</page>"},
@@ -156,8 +156,8 @@ def _texts(content: ContentMap) -> Iterator[str]:
 
 
 def _plain(value: object, most: int) -> str:
-    """A text of the page on one line without what no reader sees, where orders may hide. Of a text
-    of megabytes only the beginning is looked at."""
+    """A text of the page on one line, of ``most`` characters, without those that no reader sees:
+    orders may hide in them. Of a text of megabytes only the beginning is read."""
     text = (text_of(value) or "")[: 4 * most]
     seen = "".join(" " if c.isspace() else c for c in text if c.isspace() or _is_visible(c))
     return clipped(" ".join(seen.split()), most)

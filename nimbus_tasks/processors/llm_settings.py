@@ -13,7 +13,7 @@ from nimbus_tasks.core.records import Usage
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 #: Where the key may be; one that is set and empty means "no key". OpenAI's own goes to nobody else.
 KEY_VARIABLE, OPENAI_KEY = "NIMBUS_LLM_API_KEY", "OPENAI_API_KEY"
-#: Of the house style; it goes with every page, and is paid for as often.
+#: Characters of the house style: it is sent with every page, and paid for as often.
 MAX_INSTRUCTIONS = 20_000
 _SHORTEST_KEY = 12
 _PER_MILLION = 1_000_000
@@ -21,8 +21,9 @@ _PER_MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class LlmSettings:
-    """``timeout`` in seconds for one answer, ``max_tokens`` of an answer, prices for a million
-    tokens in whatever money they are; ``None`` for prices that are not known."""
+    """What ``nimbus.llm`` sets. ``timeout`` is seconds for one answer, ``max_tokens`` the longest
+    answer; prices are of a million tokens, in any one currency, ``None`` where not known.
+    ``instructions`` is the text of the house style; a ``language`` of ``None`` is the page's."""
 
     model: str
     base_url: str = DEFAULT_BASE_URL
@@ -66,7 +67,8 @@ def key_in(environment: Mapping[str, str], base_url: str) -> str | None:
 
 
 def secret_keys(environment: Mapping[str, str]) -> list[str]:
-    """The keys that no text may have in it; a word that a server without keys is given is none."""
+    """The keys that no text may show. A short word, as a server that checks no keys is given, is
+    none: it would be masked wherever it stands."""
     keys = (environment.get(name, "") for name in (KEY_VARIABLE, OPENAI_KEY))
     return [key for key in keys if len(key) >= _SHORTEST_KEY]
 

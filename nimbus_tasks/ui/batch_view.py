@@ -39,7 +39,7 @@ _MINI_BAR = 10
 def batch_lines(
     view: BatchView, style: Style, columns: int, now: datetime, *, most: int = 10
 ) -> list[str]:
-    """The whole look; of pages in flight and of failures, or kinds of them, ``most`` each."""
+    """The whole look; at most ``most`` pages in flight, and as many failures or kinds of them."""
     return [
         *heading(view, style, columns, now),
         "",
@@ -91,7 +91,7 @@ def progress_lines(view: BatchView, style: Style, columns: int) -> list[str]:
 
 
 def count_lines(view: BatchView, style: Style, columns: int) -> list[str]:
-    """Pages by state, those that there are; they add up to the batch's pages."""
+    """How many pages are in which state; they add up to the batch's pages."""
     counts = view.tally.counts
     cells = [
         f"{style.sign(state)} {style.state(state)} {counts[state]:,}"
@@ -133,8 +133,8 @@ def in_flight_lines(
 def failure_lines(
     failures: Sequence[PageInfo], count: int, style: Style, columns: int, most: int
 ) -> list[str]:
-    """Failed pages with code and error, the latest first; those that are many in groups of one
-    kind."""
+    """Failed pages with code and error, the latest first; many of one kind as a group. ``failures``
+    are the latest of ``count`` in all."""
     if not count:
         return []
     from nimbus_tasks.core.failures import group_failures
@@ -215,8 +215,9 @@ def _wrap(cells: Sequence[str], columns: int) -> list[str]:
     return lines
 
 
-#: What a narrow table of batches gives up, one after the other. Pages can be told from the rest;
-#: of a status its beginning is kept; the id, which a person types next, is cut last.
+#: The columns that a narrow table of batches gives up, in this order. The number of pages can be
+#: told from the others; a status keeps its beginning; the id, which a person types next, is cut
+#: last.
 _GIVES_WAY = ("pages", "created", "status", "cancelled", "pending", "failed", "done")
 _SHORT_STATUS = 12
 
@@ -227,7 +228,8 @@ def batch_table(
     columns: int,
     now: datetime,
 ) -> list[str]:
-    """Batches as a table: id, status, pages by what became of them, and when it was created."""
+    """Batches as a table. A row has the id, the status, when it was created, the number of pages,
+    and its summary: ``completed``, ``failed``, ``pending`` and ``cancelled``."""
     has_cancelled = any(summary.get("cancelled") for *_, summary in rows)
     figures = ["done", "failed", "pending", *(["cancelled"] if has_cancelled else []), "pages"]
     titles = ["", "batch", "status", *figures, "created"]

@@ -21,9 +21,10 @@ from nimbus_tasks.ui.batch_view import (
 )
 from nimbus_tasks.ui.style import Style
 
-#: A frame that is wider says no more, and a terminal that is made narrower breaks fewer lines.
+#: A wider frame would say no more, and more of its lines would be broken in a terminal that is made
+#: narrower.
 MAX_COLUMNS = 120
-#: A frame of more lines leaves a third of the terminal to what stays above it.
+#: A frame may have so many lines; a longer one leaves a third of the terminal to what stays above.
 _SMALL = 14
 #: With fewer pages in flight than this there is no title above them.
 _FEW = 3
@@ -31,7 +32,8 @@ _FEW = 3
 
 @dataclass(frozen=True)
 class _Layout:
-    """``groups``: kinds of errors that are named."""
+    """How roomy a frame is: with empty lines, with the time of creation, and how many kinds of
+    errors it names (``groups``)."""
 
     gaps: bool
     created: bool
@@ -54,8 +56,8 @@ def live_lines(
     now: datetime,
     footer: Sequence[str] = (),
 ) -> list[str]:
-    """A frame of at most ``rows`` lines: as roomy as leaves place for some pages in flight, and
-    with as many of those as fit. The last lines are ``footer``."""
+    """A frame of at most ``rows`` lines: the roomiest layout that leaves place for some pages in
+    flight, and as many of those as fit. The last lines are ``footer``."""
     columns, rows = min(columns, MAX_COLUMNS), min(rows, max(_SMALL, rows * 2 // 3))
     wanted = min(6, 2 + len(view.in_flight)) if view.in_flight else 0
     above, below = [""], [*footer]

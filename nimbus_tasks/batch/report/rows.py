@@ -16,8 +16,8 @@ from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues
 
 Row = Mapping[str, Any]
-#: The fields of a row, in their order: always the same. The last ones are in a row that has them:
-#: a page that a later batch has, and one whose processor counts what it takes.
+#: The fields of a row, in their order. The last four are only in rows that have them: of pages that
+#: a later batch has, and of those whose processor counts tokens.
 FIELDS = (
     "page_id", "path", "status", "uploaded", "completed", "changes", "confidence", "error", "code",
     "attempts", "duration_ms", "log_entries", "superseded_by", "tokens_in", "tokens_out", "cost",
@@ -28,8 +28,8 @@ _NEVER_SENT = {"status": "uploaded"}
 
 
 class Kept(NamedTuple):
-    """What a row needs of a page's listing; in the order of names. All pages of a batch are in
-    memory at once to be sorted: as tuples of this they take half of what their listing does."""
+    """What a row needs of a page's listing; they sort by name. All pages of a batch are in memory
+    at once to be sorted: as such tuples they take half of the memory that their listing would."""
 
     name: str
     page_id: str
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
 
 
 def keeping(groups: Iterable[PageGroup], kept: list[Kept]) -> Iterator[PageGroup]:
-    """The same pages, of each of which ``kept`` gets what its row needs."""
+    """The same groups; on the way, what the rows need of their pages is added to ``kept``."""
     for group in groups:
         kept += _kept(group.page_ids, group.statuses)
         yield group
@@ -68,7 +68,7 @@ def _kept(page_ids: Sequence[str], statuses: Sequence[Mapping[str, Any]]) -> Ite
 
 
 def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterator[list[Row]]:
-    """One object a page, in the order of their paths, some hundreds at a time: ``pages`` are those
+    """One row a page, in the order of their paths, some hundreds at a time. ``pages`` are the pages
     of the batch that have a status, and are sorted here; those that it only lists come last."""
     logged = log_counts(store, head.project_id)
     pages.sort()
@@ -84,7 +84,7 @@ def report_rows(store: KeyValues, head: BatchHead, pages: list[Kept]) -> Iterato
 
 
 def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict[str, PageStatus]:
-    """The records of pages of which the listing has the beginning only: of an error, or a path."""
+    """The records, by page id, of pages whose listing has only the beginning of a long text."""
     project_id = head.project_id
     keys = {
         superseded_key(project_id, head.batch_id, page.page_id)
@@ -104,7 +104,7 @@ def _whole_records(store: KeyValues, head: BatchHead, pages: list[Kept]) -> dict
 
 
 def _tells_error(page: Kept) -> bool:
-    """Whether the listing has all of the error: not where its writer left it out, or it is long."""
+    """Whether the listing has the whole error: its writer may have left it out or cut it."""
     return all(text is not None and not text.endswith("…") for text in (page.error, page.code))
 
 

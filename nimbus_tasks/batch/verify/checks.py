@@ -1,4 +1,4 @@
-"""What verify looks for, a check each: what it finds is yielded, and put right with ``repair``."""
+"""What verify looks for. Each check yields what it finds, and puts it right with ``repair``."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_batches(tx: KeyValues, project_id: str, repair: bool) -> Iterator[Find
 
 
 def _without_count(head: BatchHead) -> BatchHead:
-    # More than there can be: pages that later batches have taken over are then looked for as well.
+    # More than there can be, so that pages which later batches have taken over are looked for, too.
     return replace(head, created=head.created or now_iso(), page_count=10**9)
 
 
@@ -121,7 +121,7 @@ def check_queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Findin
     pages = list_pages(tx, project_id, head.batch_id)
     missing = find_unqueued(tx, project_id, pages, utc_now())
     if missing and tx.hidden_items() is not None and _is_at_work(tx, project_id):
-        missing = {}  # a page that still is to be seen as queued may have been worked on
+        missing = {}  # a page that is still seen as queued may have been worked on
     for page_id, status in missing.items():
         yield Finding("not_in_queue", "queued, and in no queue", page_id, repair, status.path)
     if repair:
@@ -130,7 +130,7 @@ def check_queue(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Findin
 
 
 def _is_at_work(tx: KeyValues, project_id: str) -> bool:
-    """Whether a worker has done something lately, as far as that is to be seen already."""
+    """Whether a worker has done something within twice the lag, as far as reads show it already."""
     since = iso_after(-2 * tx.lag_seconds)
     return any(
         page.status["status"] in ("processing", "done", "failed")
@@ -145,7 +145,7 @@ def _fault_of_item(
     """Why a queue item will not be worked on; ``None`` if it will be, or nobody can tell yet."""
     page_id = last_part(key)
     if tx.memory_seconds and is_newer(key, iso_after(-tx.memory_seconds)):
-        return None  # what belongs to it may not be seen yet, or that it is gone
+        return None  # its status may not be seen yet, or the item itself may be gone by now
     if status is None:
         if is_id(page_id) and tx.head(status_key(project_id, page_id)) is not None:
             return None  # it is damaged, and its item is what it can be made anew from
@@ -243,7 +243,7 @@ def check_snapshot(tx: KeyValues, head: BatchHead, repair: bool) -> Iterator[Fin
     tally, states = batches.fold_with_states(tx, head, head.page_count)
     status = tally.status(head.intent)
     if not head.is_final and not is_finished(status):
-        return  # what it says of a batch at work is of a while ago
+        return  # of a batch at work the record says how it stood a while ago
     if not head.is_final and tx.lag_seconds and _is_at_work(tx, head.project_id):
         return  # whoever did its last page is about to write it, or it is not seen yet
     record = tx.get(batch_key(head.project_id, head.batch_id))

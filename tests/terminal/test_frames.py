@@ -43,7 +43,6 @@ def test_the_frame_follows_the_size_of_the_terminal(batch: Batch, terminal: Run)
         assert "more" not in seen.frame
         seen.resize(100, 10)
         seen.shows("… and 9 more", "Ctrl-C")
-        assert sum(batch.batch_id in line for line in seen.lines) == 1
         batch.end_all()
         assert seen.wait() == 0
         assert "40/40 pages  100%" in seen.text

@@ -159,6 +159,17 @@ await tell({
     const items = [...here.data.keys()].filter((name) => name.startsWith("queue:"));
     return items.sort().map((name) => name.at(-1)).join("");
   },
+  /** KV shows the content of an upload before this one: that is not worked on, nor written back. */
+  async content_of_an_upload_before() {
+    const said = [];
+    for (const uploaded of ["2026-11-24T08:00:00.000000Z", "2026-11-24T09:00:00.000000Z", "then", undefined]) {
+      const here = world(inHand(), { LAG_SECONDS: "60" });
+      here.data.get("status:p:page_1").uploaded = "2026-11-24T09:00:00.000000Z";
+      await here.env.KV.put("page:p:page_1", "{}", { metadata: { uploaded } });
+      said.push(await deliver(here.env, async () => ({ optimization: 5 })), "optimization" in here.data.get("page:p:page_1"));
+    }
+    return said;
+  },
   /** What its writer has put into the metadata of a page stays there. */
   async page_with_metadata() {
     const here = world(inHand());

@@ -59,6 +59,8 @@ TICKS: dict[str, Any] = {
     "sends_what_is_done_in_three_minutes": [6, 2, 15, 6],
     "sends_in_order_and_once": [[6, 0], "123456", 6],
     "sent_before": [*["0,0"] * 4, "1,0", *["0,0"] * 2, *["0,1"] * 3],
+    "sent_before_and_not_wanted_now": [0, 0],
+    "retried_and_listed_as_before": ["retrying", "completed"] * 2,
     "memories_that_are_none": [1] * 11,
     "quiet": [0, {"idle": True}, True, 0, 1],
     "not_quiet": [0, True, 0, True, 0, True],
@@ -90,6 +92,7 @@ MESSAGES: dict[str, Any] = {
     "page_of_no_batch": ["ack", "queued", False],
     "page_of_no_place": [1, False, "done", 1, True, "done"],
     "tried_again_behind_the_others": "21",
+    "content_of_an_upload_before": [30, False, *["ack", True] * 3],
     "page_with_metadata": ['{"optimization":5}', 1],
     "seconds_that_a_page_has": [[120, 168, 500, 84, *[120] * 4], 30],
 }

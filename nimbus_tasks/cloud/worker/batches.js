@@ -7,7 +7,7 @@
  */
 
 import { STATES, batchKey, count, idUnder, isFresh, known, object, text, time } from "./fields.js";
-import { parse } from "./kv.js";
+import { parse, unlessRefused } from "./kv.js";
 
 const FINAL = ["completed", "partially_completed", "failed", "cancelled"];
 const INTENTS = ["upload", "run", "retry", "cancel"];
@@ -15,6 +15,9 @@ const INTENTS = ["upload", "run", "retry", "cancel"];
 export const PAGES_HELD = 100_000;
 /** Records of writers that leave no metadata are read whole; older ones than these are not. */
 const FOREIGN_READ = 20;
+
+/** Listing of pages taken over; record read; listing and record written; remember of tick.js. */
+const OPERATIONS_A_SNAPSHOT = 6;
 
 /** Whether nothing changes the batch unasked. */
 export const isFinal = (head) => FINAL.includes(head.status);
@@ -118,6 +121,35 @@ export function batchStatus(intent, counts, superseded) {
   if (counts.cancelled > superseded || (superseded && superseded === total)) return "cancelled";
   if (!counts.failed) return "completed";
   return counts.done ? "partially_completed" : "failed";
+}
+
+/** Bring batch records up to date: how many were written, and how many are left for later. */
+export async function sumUp(cx, heads, { tallies, waiting }) {
+  const done = { snapshots: 0, left: 0 };
+  for (const head of heads.values()) {
+    const tally = tallies.get(head.id);
+    if (!tally || (isFinal(head) && !tally.isOpen)) continue;
+    if (waiting.has(head.id) || cx.kv.left < OPERATIONS_A_SNAPSHOT) {
+      done.left += 1;
+      continue;
+    }
+    await addSuperseded(cx, head, tally);
+    const said = await unlessRefused(() => saveSnapshot(cx, head, tally));
+    if (said === "written") done.snapshots += 1;
+    if (said === "later") done.left += 1;
+  }
+  return done;
+}
+
+/** Count the pages that a later batch took over, as they were then: their statuses are its now. */
+async function addSuperseded({ kv, project }, head, tally) {
+  if (tally.seen >= head.page_count) return;
+  const prefix = `superseded:${project}:${head.id}:`;
+  for await (const { name, metadata } of kv.scan(prefix)) {
+    const page = idUnder(prefix, name);
+    if (page && tally.seen < head.page_count && STATES.includes(metadata?.status))
+      tally.add(page, metadata);
+  }
 }
 
 /**

@@ -130,9 +130,9 @@ export function ownFields(status) {
 /**
  * The status as the holder of `job` has to take it: null when the page is his no longer.
  *
- * KV may show a record of before the claim. So what is older than the claim counts as out of date,
- * and only what is newer takes the page away. That holds for an outcome of this very attempt as well:
- * the claim was made by an older read, and has been written over it. Let go, it would lapse.
+ * KV may show a record of before the claim. So only one that is newer than the claim takes the page
+ * away. An older one is out of date, even where it is an outcome: the claim has been written over
+ * it, and a page that is let go then would stay in nobody's hands until its lease is over.
  */
 export function held(status, job) {
   if (status.status === "processing" && status.processing?.claim === job.claim) return status;

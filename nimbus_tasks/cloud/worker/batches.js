@@ -124,21 +124,21 @@ export function batchStatus(intent, counts, superseded) {
 }
 
 /** Bring batch records up to date: how many were written, and how many are left for later. */
-export async function sumUp(cx, heads, { tallies, waiting }) {
-  const done = { snapshots: 0, left: 0 };
+export async function sumUp(cx, heads, { tallies, postponed }) {
+  let [snapshots, left] = [0, 0];
   for (const head of heads.values()) {
     const tally = tallies.get(head.id);
     if (!tally || (isFinal(head) && !tally.isOpen)) continue;
-    if (waiting.has(head.id) || cx.kv.left < OPERATIONS_A_SNAPSHOT) {
-      done.left += 1;
+    if (postponed.has(head.id) || cx.kv.left < OPERATIONS_A_SNAPSHOT) {
+      left += 1;
       continue;
     }
     await addSuperseded(cx, head, tally);
     const said = await unlessRefused(() => saveSnapshot(cx, head, tally));
-    if (said === "written") done.snapshots += 1;
-    if (said === "later") done.left += 1;
+    if (said === "written") snapshots += 1;
+    if (said === "later") left += 1;
   }
-  return done;
+  return { snapshots, left };
 }
 
 /** Count the pages that a later batch took over, as they were then: their statuses are its now. */

@@ -27,13 +27,13 @@ export class Census {
     Object.assign(this, counts);
     this.tallies = new Map(tallies.map(([batch, tally]) => [batch, new Tally(tally)]));
     this.lapsed = []; // pages of this tick
-    this.waiting = new Set(); // batches whose snapshot is for another tick
+    this.postponed = new Set(); // batches whose snapshot is for another tick
     if (!before) this.#holdStates(heads);
   }
 
   /** What the next tick is to know of it, as JSON: the states of pages are too many for that. */
   get rest() {
-    const { tallies, lapsed, waiting, ...counts } = this;
+    const { tallies, lapsed, postponed, ...counts } = this;
     const bare = [...tallies].map(([batch, tally]) => [batch, { ...tally, states: null }]);
     return { ...counts, tallies: bare };
   }
@@ -95,7 +95,7 @@ export class Census {
     let room = PAGES_HELD;
     for (const { id, page_count } of open.sort(() => Math.random() - 0.5)) {
       room -= page_count;
-      if (room < 0) this.waiting.add(id);
+      if (room < 0) this.postponed.add(id);
       else this.tallies.set(id, new Tally({ states: new Map() }));
     }
   }

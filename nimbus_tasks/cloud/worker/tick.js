@@ -56,9 +56,10 @@ async function work(cx, heads, queue, census, next) {
   const spent = () => cx.operations - cx.kv.left;
   await census.take(cx, queue, next.sent);
 
-  const most = Math.floor(cx.kv.left / 2 / OPERATIONS_A_LAPSE);
+  // They may take half of the operations that are left.
+  const most = Math.max(0, Math.floor(cx.kv.left / 2 / OPERATIONS_A_LAPSE));
   const isCancelled = (batch) => heads.get(batch)?.intent === "cancel";
-  const lapsed = await takeUpLapsed(cx, census.lapsed.slice(0, Math.max(0, most)), isCancelled);
+  const lapsed = await takeUpLapsed(cx, census.lapsed.slice(0, most), isCancelled);
   if (census.cursor) {
     next.pass = census.rest; // the next tick goes on with the census
     return { ticks: census.ticks, lapsed, operations: spent() };

@@ -60,7 +60,10 @@ TICKS: dict[str, Any] = {
     "sends_in_order_and_once": [[6, 0], "123456", 6],
     "sent_before": [*["0,0"] * 4, "1,0", *["0,0"] * 2, *["0,1"] * 3],
     "sent_before_and_not_wanted_now": [0, 0],
-    "retried_and_listed_as_before": ["retrying", "completed"] * 2,
+    "retried_and_listed_as_before": [
+        *["retrying", "completed"] * 2,
+        *["failed", "failed", "retrying", "completed"],
+    ],
     "memories_that_are_none": [1] * 11,
     "quiet": [0, {"idle": True}, True, 0, 1],
     "not_quiet": [0, True, 0, True, 0, True],

@@ -77,22 +77,27 @@ await tell({
     return [...said, (await tick(here.env)).sent];
   },
   /**
-   * A failed page was queued again, sent and claimed, and listings show its status as it was before:
-   * its batch is not called failed, which no tick would correct when it is done.
+   * A failed page was queued again, and listings show its status as it was before: its batch is not
+   * called failed, which no tick would correct when it is done. It was sent; it waits; or nothing of
+   * it is to be seen but that its batch is retried, which was long ago, or just now.
    */
   async retried_and_listed_as_before() {
     const made = iso(Date.now() - 30_000);
     const item = `queue:p:02:${made.replace(/[^0-9]/g, "")}:page_1`;
     const failed = { ...QUEUED, status: "failed", queued: undefined };
-    const retried = { ...batch("retry"), status: "retrying" };
+    const retried = (rev) => ({ "batch:p:b": { ...batch("retry"), status: "retrying", rev } });
+    const worlds = [
+      { ...retried(long), "cloud:p:tick": { sent: { [item]: Date.now() - 20_000 } } },
+      ...[{ ...retried(long), [item]: {} }, retried(long), retried(made)],
+    ];
     const said = [];
-    for (const memory of [{ sent: { [item]: Date.now() - 20_000 } }, { sent: {} }]) {
-      const here = world({ ...pages(1, failed), "batch:p:b": retried, "cloud:p:tick": memory }, { LAG_SECONDS: "60" });
-      if (!Object.keys(memory.sent).length) here.data.set(item, {});
+    for (const values of worlds) {
+      const here = world({ ...pages(1, failed), ...values }, { LAG_SECONDS: "60" });
       const status = async () => (await here.env.KV.getWithMetadata("batch:p:b")).metadata.status;
       await tick(here.env);
       said.push(await status());
       here.data.delete(item);
+      here.data.get("batch:p:b").rev = long;
       here.data.set("status:p:page_1", { ...done(iso()), updated: iso() });
       await tick(here.env);
       said.push(await status());

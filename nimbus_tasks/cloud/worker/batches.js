@@ -2,8 +2,9 @@
  * Batches: what their pages add up to, and the snapshot of it in the batch record. What
  * lifecycle.py and batch_records.py of nimbus_tasks/core have in Python.
  *
- * A head is a batch record without its pages: `{id, status, intent, page_count, counts}`, of which
- * the intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
+ * A head is a batch record without its pages: `{id, status, intent, page_count, counts, rev}`. The
+ * intent is what was last asked for the batch, `rev` is when the record was written, and all else is
+ * the snapshot of whoever wrote it.
  */
 
 import { STATES, batchKey, count, idUnder, isFresh, known, object, text, time } from "./fields.js";
@@ -58,6 +59,7 @@ function headOf(batch, from) {
     intent: INTENTS.find((one) => (text(value.intent) ?? status).startsWith(one)) ?? "run",
     page_count: count(value.page_count) ?? Object.keys(object(value.pages)).length,
     counts: Object.fromEntries(STATES.map((state) => [state, count(given[state]) ?? 0])),
+    rev: text(value.rev),
   };
 }
 
@@ -158,15 +160,19 @@ async function addSuperseded({ kv, project }, head, tally) {
  * state of each page; where there is no memory for those it stays as it is.
  *
  * The tasks write intent and pages into the same record, and KV may show it as it was before: our
- * write would undo theirs. So it is left alone while they upload; for as long as reads lag after a
- * page was queued or cancelled, which upload, retry and cancel do; and where what was asked for is
- * not the same in all that is read of it, last of all just before it is written.
+ * write would undo theirs. So it is left alone
+ *
+ * - while they upload;
+ * - for as long as reads lag after a page was queued or cancelled, which upload, retry and cancel do;
+ * - as long after a retry, where the pages show nothing of it yet and the batch seems to be over;
+ * - where two reads of it differ in what was asked for, of which the last is just before the write.
  */
 export async function saveSnapshot(cx, head, tally) {
   const told = tally.snapshot(head);
   const said = ({ status, page_count, counts }) => JSON.stringify([status, page_count, counts]);
   if (head.intent === "upload" || said(told) === said(head)) return "as it is";
   if (isFresh(cx, tally.lastWaiting)) return "later";
+  if (head.intent === "retry" && isFinal(told) && isFresh(cx, head.rev)) return "later";
   const key = batchKey(cx.project, head.id);
   let { text: value, metadata } = await cx.kv.read(key);
   const record = tally.states && parse(value);

@@ -57,10 +57,10 @@ export class Census {
         if (hasLapsed(status, now)) this.lapsed.push(page);
         else if (status.status === "processing") this.inFlight += 1;
         else if (status.completed > lately) this.endedLately += 1;
-        else if (status.status === "queued" && !queue.cursor) {
-          // Where the listing of the queue is whole, and the page was not queued just now.
+        else if (status.status === "queued" && !queue.cursor && !isFresh(cx, status.updated)) {
+          // The listing of the queue is whole, and has had the time to show the item.
           const item = itemFor(cx, page, status, itemOf);
-          if (!items.has(item) && !isFresh(cx, status.updated)) this.missing.push(item);
+          if (!items.has(item)) this.missing.push(item);
         }
       }
       this.missing.splice(MOST_KEPT);

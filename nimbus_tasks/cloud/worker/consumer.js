@@ -68,9 +68,9 @@ const isMessage = ({ project }, body) =>
   isObject(body) && id(body.claim) && String(body.item).startsWith(queuePrefix(project));
 
 /** Work on a message's page. Returns in how many seconds it is to come again, if it is to. */
-async function workOn(cx, { body, attempts }, processor, isOff) {
+async function workOn(cx, { body, attempts: delivery }, processor, isOff) {
   if (!isMessage(cx, body)) return logError({ unknown_message: body });
-  const isLast = attempts >= LAST_DELIVERY;
+  const isLast = delivery >= LAST_DELIVERY;
   const { job, isEarly } = await claimPage(cx, body, isOff);
   if (isEarly && !isLast) return cx.againSeconds;
   if (!job) return undefined;

@@ -9,7 +9,9 @@
  * works on the page, and writes the outcome ("done" or "failed").
  *
  * KV has no locks, its reads may be a minute old, a message may come twice, and Cloudflare may end
- * an invocation at any line. What looks roundabout here is for one of these four. Read in this order:
+ * an invocation at any line: what looks roundabout here is for one of these four.
+ *
+ * Read in this order:
  *
  *   processor.js   what is done to a page: yours to replace; processors/ has two to begin with
  *   tick.js        the cron trigger: sends items, takes up lapsed claims, sums up the batches

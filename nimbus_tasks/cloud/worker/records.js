@@ -57,7 +57,7 @@ export function asLost(status, message) {
   return { ...asEnded(status, outcome), lapses: status.lapses };
 }
 
-/** The page waiting, where it stood before or since `queuedAt`; an attempt has taken `usage`. */
+/** The page in the queue, at its place of before or of `queuedAt`; an attempt has taken `usage`. */
 export function asQueued(status, usage, queuedAt) {
   const [updated, place] = [iso(), object(status.queued)];
   const queued = {
@@ -71,14 +71,14 @@ export function asCancelled(status) {
   return { ...without(status), status: "cancelled", updated: iso() };
 }
 
-/** A record without the part that goes with its state; what it has taken, and now takes, stays. */
+/** The record without the part that goes with its state; what its attempts took is in `spent`. */
 function without(status, usage) {
   const { queued, processing, result, error, spent, ...rest } = status;
   const all = usageOf(status, usage);
   return Object.keys(all).length ? { ...rest, spent: all } : rest;
 }
 
-/** The page in hand, of which an attempt that goes on has taken so much already. */
+/** The record of a page in hand, with what its attempt has taken so far. */
 export function withUsage(status, usage) {
   return usage ? { ...status, spent: usageOf(status, usage) } : status;
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +53,6 @@ class Deployed:
     namespace_id: str | None
     steps: list[str]
     dry_run: bool = False
-    missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``--json``."""

@@ -80,13 +80,18 @@ await tell({
   },
   /**
    * KV takes one write a second for a key: so an outcome waits after the claim, and after progress;
-   * what would be shown when it is over, is not. Argument: how long the page takes; said: the pauses.
+   * what would be shown when it is over, is not. Arguments: how long the page takes, and the read
+   * before its progress is written; said: the pauses.
    */
   async pause_before_an_outcome() {
     const said = [];
-    for (const milliseconds of [0, 350]) {
+    for (const [milliseconds, reading] of [[0, 0], [350, 0], [350, 100]]) {
       const here = world({ ...inHand(), ...queued(1) }, { WRITE_SECONDS: "0.3" });
-      const [put, times] = [here.env.KV.put, []];
+      const [put, read, times] = [here.env.KV.put, here.env.KV.getWithMetadata, []];
+      here.env.KV.getWithMetadata = async (name) => {
+        if (times.length === 1 && name.startsWith("status:")) await sleep(reading);
+        return read(name);
+      };
       here.env.KV.put = (name, value, options) => {
         if (name.startsWith("status:")) times.push(Date.now());
         return put(name, value, options);

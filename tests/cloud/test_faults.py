@@ -89,7 +89,7 @@ MESSAGES: dict[str, Any] = {
     "page_that_is_not_there": [30, True, "ack", True, "ack", False],
     "messages_of_nobody": ["ack,3,queued"],
     "cancelled_before_it_is_claimed": ["ack", "cancelled", False],
-    "pause_before_an_outcome": [[True], [True, True]],
+    "pause_before_an_outcome": [[True], [True, True], [True, True]],
     "keeps_its_lease": [1000, True],
     "statuses_that_something_happens_to": ["ack,done", "ack,none", "ack,done"],
     "page_of_no_batch": ["ack", "queued", False],

@@ -98,13 +98,14 @@ async function showProgress(cx, job, attempt) {
     const isNew = attempt.at !== shown && cx.kv.left >= SPARE_OPERATIONS;
     const isDue = Date.now() - lastWrite > (1000 * cx.leaseSeconds) / 3;
     if (attempt.isOver || !(isNew || isDue)) continue;
-    [shown, lastWrite] = [attempt.at, Date.now()];
+    shown = attempt.at;
     try {
       // If somebody else has the page now, nothing that the attempt does counts any more.
       if (!(await renew(cx, job, attempt))) attempt.stop.abort();
     } catch (error) {
       logError({ job, error: String(error) }); // the outcome matters, not this
     }
+    lastWrite = Date.now();
   }
   return lastWrite;
 }

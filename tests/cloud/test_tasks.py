@@ -127,7 +127,7 @@ def test_from_nothing_to_a_local_batch_in_three_commands(tmp_path: Path) -> None
             assert told["worker_namespace_id"] == told["namespace_id"]
         finally:
             dev.send_signal(signal.SIGINT)
-            _, err = dev.communicate(timeout=30)
+            _, err = dev.communicate(timeout=60)
         assert dev.returncode == 130
         assert err.endswith("stopped: the Worker runs no more; what is in its KV stays\n")
         assert "Traceback" not in err

@@ -30,11 +30,11 @@ from nimbus_tasks.core.lapses import is_suspect
 from nimbus_tasks.core.queue import count_items
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.processors import Processor
-from nimbus_tasks.worker.ahead import AHEAD_SECONDS, Ahead
 from nimbus_tasks.worker.attempts import AttemptPool
 from nimbus_tasks.worker.contested import Contested
 from nimbus_tasks.worker.lookout import Lookout
 from nimbus_tasks.worker.options import Options, Watcher, Worked
+from nimbus_tasks.worker.pace import AHEAD_SECONDS, Pace
 from nimbus_tasks.worker.upkeep import Upkeep
 
 #: Changes of step and progress are written at most this often.
@@ -79,12 +79,12 @@ class Worker:
         self._pool = AttemptPool(
             processor, options.concurrency, options.max_attempts, options.timeout
         )
+        self._pace = Pace(options.concurrency, store.write_interval, options.first_ahead)
         self._lookout = Lookout(project_id, options.batch_id)
         shared_lag = 0.0 if store.serves_batches else store.lag_seconds
         self._contested = Contested(shared_lag)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
-        self._ahead = Ahead(options.concurrency, options.first_ahead, time.monotonic())
         self._last_exchange = self._last_progress = 0.0
         self._queue_is_empty = False
         self._lost_since: float | None = None
@@ -211,16 +211,13 @@ class Worker:
             return since >= self._store.write_interval
         if since < self._store.write_interval:
             return False
-        wants_pages = not self._stops and self._pool.unfinished < self._wanted()
+        wants_pages = not self._stops and self._pool.unfinished < self._pace.wanted()
         if self._pool.waiting == 0 and self._ended:
             return True
         if wants_pages and not self._queue_is_empty:
-            return self._pool.waiting < self._wanted() / 2 or since > AHEAD_SECONDS / 2
+            return self._pool.waiting < self._pace.wanted() / 2 or since > AHEAD_SECONDS / 2
         # Leases are renewed when a third of them is used up, however short they are.
         return since > min(PROGRESS_SECONDS / 2, self._options.lease_seconds / 6)
-
-    def _wanted(self) -> int:
-        return self._ahead.wanted(self._store.write_interval)
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, claims to give back, new claims.
@@ -233,7 +230,7 @@ class Worker:
         self._take_back_cancelled()
         back = list(self._to_release)
         claims: list[Claim] = []
-        room = 0 if self._stops else self._wanted() - self._pool.unfinished
+        room = 0 if self._stops else self._pace.wanted() - self._pool.unfinished
         try:
             with self._store.transaction() as tx:
                 counted, refused = finish_pages(tx, self._project_id, ended, now)
@@ -261,7 +258,7 @@ class Worker:
                 self._in_hand.pop(page_id, None)
             self.worked.released += len(released)
             self._last_exchange = clock
-            self._ahead.ended(len(ended), clock)
+            self._pace.ended(len(ended))
             self._take(claims, clock)
         except (StoreUnreachableError, KeyboardInterrupt):
             # The claims may have been written all the same, and no thread has them: they go back.
@@ -275,12 +272,12 @@ class Worker:
             self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
-        self._ahead.claimed(len(claim.page.value) if claim.page else 0 for claim in claims)
+        self._pace.claimed(claims)
         self._pool.submit(claims)
         if self._upkeep.begin(claims):
             self._next_word = min(self._next_word, clock)
             # What it took to get here says nothing of the pages.
-            self._ahead.measure_anew(time.monotonic())
+            self._pace.start_over()
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)

@@ -79,7 +79,7 @@ class Worker:
         self._pool = AttemptPool(
             processor, options.concurrency, options.max_attempts, options.timeout
         )
-        self._pace = Pace(options.concurrency, store.write_interval, options.first_ahead)
+        self._pace = Pace(options.concurrency, options.first_ahead)
         self._lookout = Lookout(project_id, options.batch_id)
         shared_lag = 0.0 if store.serves_batches else store.lag_seconds
         self._contested = Contested(shared_lag)
@@ -211,13 +211,17 @@ class Worker:
             return since >= self._store.write_interval
         if since < self._store.write_interval:
             return False
-        wants_pages = not self._stops and self._pool.unfinished < self._pace.wanted()
+        wants_pages = not self._stops and self._pool.unfinished < self._wanted()
         if self._pool.waiting == 0 and self._ended:
             return True
         if wants_pages and not self._queue_is_empty:
-            return self._pool.waiting < self._pace.wanted() / 2 or since > AHEAD_SECONDS / 2
+            return self._pool.waiting < self._wanted() / 2 or since > AHEAD_SECONDS / 2
         # Leases are renewed when a third of them is used up, however short they are.
         return since > min(PROGRESS_SECONDS / 2, self._options.lease_seconds / 6)
+
+    def _wanted(self) -> int:
+        """How many pages to have in hand."""
+        return self._pace.wanted(self._store.write_interval)
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, claims to give back, new claims.
@@ -230,7 +234,7 @@ class Worker:
         self._take_back_cancelled()
         back = list(self._to_release)
         claims: list[Claim] = []
-        room = 0 if self._stops else self._pace.wanted() - self._pool.unfinished
+        room = 0 if self._stops else self._wanted() - self._pool.unfinished
         try:
             with self._store.transaction() as tx:
                 counted, refused = finish_pages(tx, self._project_id, ended, now)

@@ -22,20 +22,18 @@ RATE_KEPT = 0.75
 
 
 class Pace:
-    """``write_interval`` is in seconds: a store that asks for one is asked for pages so seldom.
-    ``first_ahead`` is how many pages a second and a thread are expected of it before one has ended.
-    ``clock`` is for tests."""
+    """The pace of ``concurrency`` threads. ``first_ahead`` is how many pages a second and a thread
+    are expected, of a store that is asked for pages seldom, before one has ended. ``clock`` is for
+    tests."""
 
     def __init__(
         self,
         concurrency: int,
-        write_interval: float = 0.0,
         first_ahead: float = 0.0,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._concurrency = concurrency
-        self._write_interval = write_interval
         self._first_ahead = first_ahead
         self._clock = clock
         self._rate = 0.0
@@ -59,19 +57,19 @@ class Pace:
         elapsed = self._clock() - self._since
         # At the beginning few pages say enough: until then a page a thread is claimed at a time.
         is_enough = self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._concurrency
-        if elapsed >= MEASURE_SECONDS or (
-            is_enough and elapsed > 0
-        ):  # some clocks have coarse ticks
+        # Some clocks have coarse ticks, by which no time at all has passed.
+        if elapsed >= MEASURE_SECONDS or (is_enough and elapsed > 0):
             self._rate = max(self._counted / elapsed, RATE_KEPT * self._rate)
             self.start_over()
 
-    def wanted(self) -> int:
-        """How many pages to have in hand, those at work among them."""
-        if not self._write_interval and self._rate < self._concurrency / SHORT_PAGE_SECONDS:
+    def wanted(self, write_interval: float) -> int:
+        """How many pages to have in hand, those at work among them. ``write_interval`` is the
+        store's, in seconds, as it is now: it grows where an account's requests run low."""
+        if not write_interval and self._rate < self._concurrency / SHORT_PAGE_SECONDS:
             return self._concurrency
         # More than is done until the store can be asked again: the rate is of a time when threads
         # may have had to wait, and at the beginning nothing is known of it.
-        first = self._first_ahead * self._concurrency if self._write_interval else 0.0
-        ahead = (self._rate or first) * max(AHEAD_SECONDS, 3 * self._write_interval)
+        first = self._first_ahead * self._concurrency if write_interval else 0.0
+        ahead = (self._rate or first) * max(AHEAD_SECONDS, 3 * write_interval)
         most = MAX_AHEAD_CHARACTERS / self._page_characters
         return self._concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))

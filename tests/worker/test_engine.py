@@ -478,3 +478,15 @@ def test_a_processor_that_can_do_no_page_gives_its_pages_back(
     assert (worked.done, worked.failed, worked.released) == (1, 0, 3)
     assert counts(project, store) == {"queued": 9, "done": 1}
     assert view_batch(project, store).tally.attempts == 1
+
+
+def test_a_worker_goes_by_the_interval_that_the_store_has_now(
+    project: Project, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows while a batch is worked on, where the requests of an account run low."""
+    worker = Worker(store, project.project_id, no_changes, Options(first_ahead=1.0), Quiet())
+    seen = []
+    for interval in (0.0, 1.0, 10.0):
+        monkeypatch.setattr(type(store), "write_interval", interval)
+        seen.append(worker._wanted())
+    assert seen == [4, 4 + 3 * 4, 4 + 30 * 4]

@@ -35,6 +35,10 @@ class FileLock:
             time.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))
         return True
 
+    def fileno(self) -> int:
+        """The file's descriptor: a process that inherits it holds what we hold."""
+        return self._fd
+
     def release(self) -> None:
         """Let the next one in."""
         _unlock(self._fd)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What is no message of this project is given back for so long: it comes to its own reader, or to
 #: the dead letter queue, by the queue's own rule.
 FOREIGN_DELAY_SECONDS = 30
-#: A queue that has given nothing for so long, and twice the lag, holds nothing for the pages that
+#: A queue that has given nothing for so long, and some lags, holds nothing for the pages that
 #: wait, whatever number it tells.
 QUIET_SECONDS = 60.0
 #: A queue that refuses is left alone for so long while pages are at work, whose leases and outcomes
@@ -92,7 +92,7 @@ class MessageQueueStore(QueueFrontStore):
         self._next_pull = 1
         self._backlog: int | None = None
         self._quiet_since: float | None = None
-        self._patience = random.uniform(2, 3)
+        self._patience = random.uniform(2, 5)
         self._pull_again_at = self._last_pull = 0.0
 
     def _get_items(self, keys: list[str]) -> dict[str, Entry]:

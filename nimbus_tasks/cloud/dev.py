@@ -59,6 +59,7 @@ DEFAULT_TICK_SECONDS = 5.0
 READY_SECONDS = 60.0
 _PID_NAME = "dev.pid"
 _API = "/cdn-cgi/local/explorer/api"
+_BUILD_FAILED = "Build failed with "
 _READY = re.compile(r"Ready on (http://127\.0\.0\.1:[1-9]\d*)")
 
 
@@ -213,8 +214,11 @@ def _put_back(project: Project) -> None:
 def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if ready := _READY.search(log.read_text(encoding="utf-8", errors="replace")):
+        said = log.read_text(encoding="utf-8", errors="replace")
+        if ready := _READY.search(said):
             return ready[1]
+        if _BUILD_FAILED in said:  # until somebody mends it, for which it waits
+            deadline = min(deadline, time.monotonic() + 0.5)  # for the rest of what it says
         time.sleep(0.05)
     raise _ended(log)
 

@@ -100,7 +100,7 @@ class Worker:
         self._next_look = self._next_search = self._next_count = 0.0
         self._next_word = math.inf
         self.worked = Worked()
-        # Of several lags: whoever is second by less than one cannot see yet what the first has done.
+        # Of several lags: who is second by less than one cannot see what the first has done.
         patience = random.uniform(0, 3 * shared_lag)
         self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked, patience)
 

@@ -184,6 +184,29 @@ def test_two_of_one_folder_nor_one_beside_what_a_killed_one_has_left(
     assert "wrangler does not run: It ends" in last
 
 
+def test_a_worker_that_cannot_be_built_is_told_at_once(tmp_path: Path, wrangler: Path) -> None:
+    """wrangler waits until somebody has mended it."""
+    path = os.environ["PATH"]
+    wrangler.write_text("4.164.0")
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    says = "[ERROR] Build failed with 1 error:\n[ERROR] Unexpected end of file\nprocessor.js:2:0:"
+    wrangler.with_name("wrangler").write_text(f"#!/bin/sh\necho '{says}'\nexec sleep 300\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"--port={server.getsockname()[1]}"
+    began = time.monotonic()
+    line = refused(tmp_path, "nimbus.cloud.dev", port, code=2, PATH=path)
+    assert "Unexpected end of file processor.js:2:0:" in line
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("leads_to", ["empty", "nowhere"])
+def test_a_link_is_no_place_for_a_worker(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cloud").symlink_to(leads_to)
+    line = refused(tmp_path, "nimbus.cloud.init", code=2)
+    assert "is there already; nothing was written" in line
+
+
 def test_who_is_tired_of_waiting_for_wrangler_leaves_none_behind() -> None:
     """Ctrl-C once more while it ends."""
     process = subprocess.Popen(

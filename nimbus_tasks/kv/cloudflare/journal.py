@@ -68,13 +68,20 @@ class Journal:
     """The file ``path``; it may be deleted at any time, and then remembers nothing.
 
     Values of keys that begin with ``large`` are not kept: they would fill the disk, and that they
-    were written is all that is needed.
+    were written is all that is needed. ``tell`` is told in words where another command has to be
+    waited for.
     """
 
     def __init__(
-        self, path: Path, clock: Callable[[], float] = time.time, *, large: str = "page:"
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        large: str = "page:",
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
+        self._tell = tell
         self._large = large
         path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
         self._path = path
@@ -187,7 +194,8 @@ class Journal:
     def turn(self) -> Iterator[None]:
         """Nobody else of this directory reads and writes meanwhile: what one command has just read
         another has not just changed."""
-        if not self._turns.acquire(TURN_TIMEOUT_SECONDS):
+        words = "another nimbus command of this directory has its turn: waiting for it …"
+        if not self._turns.acquire(TURN_TIMEOUT_SECONDS, lambda: self._tell(words)):
             raise StoreUnreachableError(
                 "another nimbus command of this directory has not ended its turn for"
                 f" {TURN_TIMEOUT_SECONDS:.0f} seconds",

@@ -187,7 +187,7 @@ class Worker:
         # Ten times as long where a listing is requests, of which there are so many in five minutes.
         times = 10 if self._store.write_interval else 1
         self._next_search = time.monotonic() + times * LAPSED_SECONDS
-        if self._upkeep.take_up_lapsed():
+        if self._upkeep.take_up_lapsed(ours=self._in_hand):
             self._queue_is_empty = False
         again_in = self._upkeep.search_again_in()
         if again_in is not None:

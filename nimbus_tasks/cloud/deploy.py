@@ -134,7 +134,13 @@ def deploy_worker(
             continue
         tell(step.what)
         secret = environment[step.secret] if step.secret else None
-        said = run_wrangler(program, worker.folder, step.arguments, secret)
+        try:
+            said = run_wrangler(program, worker.folder, step.arguments, secret)
+        except StoreError as error:
+            if step.arguments[0] == "kv" and "already exists" in error.message:
+                # Made by a deployment that was ended before it could note that.
+                raise StoreError(error.message, advice=_find_namespace(worker)) from error
+            raise
         if step.arguments[0] == "kv":
             worker = _with_namespace(worker, said)
         done.append(step.what)
@@ -164,11 +170,15 @@ def _with_namespace(worker: WorkerConfig, said: str) -> WorkerConfig:
     if found is None:
         raise StoreError(
             "wrangler made a namespace and did not say its id",
-            advice=f"See: wrangler kv namespace list, and write the id into {worker.path}.",
+            advice=_find_namespace(worker),
         )
     text = worker.path.read_text(encoding="utf-8")
     write_atomically(worker.path, [text.replace(NO_NAMESPACE, found[1])])
     return replace(worker, namespace_id=found[1])
+
+
+def _find_namespace(worker: WorkerConfig) -> str:
+    return f"See: wrangler kv namespace list, and write the id into {worker.path}."
 
 
 def _is_public(address: str) -> bool:

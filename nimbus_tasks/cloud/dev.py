@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from invoke.context import Context
 
@@ -48,6 +49,7 @@ from nimbus_tasks.core.project import (
 )
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
+from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import path_here
 
@@ -55,7 +57,9 @@ CONFIG_NAME = "dev.json"
 DEFAULT_PORT = 8787
 DEFAULT_TICK_SECONDS = 5.0
 READY_SECONDS = 60.0
+_PID_NAME = "dev.pid"
 _API = "/cdn-cgi/local/explorer/api"
+_BUILD_FAILED = "Build failed with "
 _READY = re.compile(r"Ready on (http://127\.0\.0\.1:[1-9]\d*)")
 
 
@@ -85,9 +89,52 @@ def running(
 
     Raises :class:`UsageError` where it does not run.
     """
-    _check_port(port)
     state = worker.folder / ".wrangler"
     state.mkdir(exist_ok=True)
+    with _alone(state) as inherited:
+        _check_port(port)
+        process, log = _start(worker.folder, state, program, port, inherited)
+        try:
+            (state / _PID_NAME).write_text(str(process.pid))
+            address = _address_when_ready(process, log)
+            _check_api(address, log)
+            project = _local_project(root, worker, address)
+            config = worker.folder / CONFIG_NAME
+            text = json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
+            write_atomically(config, [text])
+            _put_back(project)
+            yield LocalWorker(address, config, log, process)
+        finally:
+            _end(process)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[dict[str, Any]]:
+    """The lock of a Worker's folder: two that have one KV would do its pages twice. The options of
+    :class:`subprocess.Popen` that let wrangler hold it with us, also when we have been killed.
+
+    Raises :class:`UsageError` where it is held.
+    """
+    lock = FileLock(state / "dev.lock")
+    try:
+        if not lock.acquire(0):
+            number = ""
+            with suppress(OSError, ValueError):
+                number = str(int((state / _PID_NAME).read_text()))
+            raise UsageError(
+                f"the Worker in {state.parent} runs already",
+                advice="End that: Ctrl-C where nimbus.cloud.dev runs"
+                + (f"; if nothing shows it any more: kill {number}" if number else "."),
+            )
+        yield {} if sys.platform == "win32" else {"pass_fds": (lock.fileno(),)}
+    finally:
+        lock.close()
+
+
+def _start(
+    folder: Path, state: Path, program: str, port: int, options: dict[str, Any]
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start wrangler; the process, and the log of what it says."""
     log = state / "dev.log"
     arguments = (
         "dev",
@@ -104,25 +151,16 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, *arguments],
-            cwd=worker.folder,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "NO_COLOR": "1", "CI": "1"},  # it asks nothing
             # Ctrl-C is for us alone: we end it, when the tick in hand has ended.
             **in_own_group(),
+            **options,
         )
-    try:
-        address = _address_when_ready(process, log)
-        _check_api(address, log)
-        project = _local_project(root, worker, address)
-        config = worker.folder / CONFIG_NAME
-        text = json.dumps(project.to_config(), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(config, [text])
-        _put_back(project)
-        yield LocalWorker(address, config, log, process)
-    finally:
-        _end(process)
+    return process, log
 
 
 def _check_port(port: int) -> None:
@@ -176,8 +214,11 @@ def _put_back(project: Project) -> None:
 def _address_when_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if ready := _READY.search(log.read_text(encoding="utf-8", errors="replace")):
+        said = log.read_text(encoding="utf-8", errors="replace")
+        if ready := _READY.search(said):
             return ready[1]
+        if _BUILD_FAILED in said:  # until somebody mends it, for which it waits
+            deadline = min(deadline, time.monotonic() + 0.5)  # for the rest of what it says
         time.sleep(0.05)
     raise _ended(log)
 
@@ -198,12 +239,16 @@ def _check_api(address: str, log: Path) -> None:
 
 def _ask(url: str, seconds: float) -> None:
     """Raises :class:`OSError` where the answer is none or an error."""
+    import http.client
     import urllib.request
 
     # No proxy: it is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=seconds) as answer:
-        answer.read()
+    try:
+        with opener.open(url, timeout=seconds) as answer:
+            answer.read()
+    except http.client.HTTPException as error:  # it broke off, or is none
+        raise OSError(f"no answer: {error!r}") from error
 
 
 def _ended(log: Path) -> UsageError:
@@ -216,12 +261,14 @@ def _ended(log: Path) -> UsageError:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """It ends its own processes when asked; what is left of its group is killed."""
-    if sys.platform != "win32":  # where it would be killed, and its own processes live on
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-    kill_group(process)
-    process.wait()
+    try:
+        if sys.platform != "win32":  # where it would be killed, and its own processes live on
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+    finally:  # also where somebody is tired of waiting
+        kill_group(process)
+        process.wait()
 
 
 @command(

@@ -83,7 +83,8 @@ def write_worker(
             f"the Worker reads a queue of keys, and this project's is a {project.queue}",
             advice="Change it with: invoke nimbus.init --force --queue=keys",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.is_symlink() or not is_free:  # no folder takes the place of a link
         raise UsageError(
             f"{folder} is there already; nothing was written",
             advice="Give another --folder, or delete it if it is of no more use.",

@@ -147,7 +147,7 @@ class Project:
 
         if create:
             self.folder.mkdir(mode=0o775, parents=True, exist_ok=True)
-        return SqliteStore(self.store_path, create=create)
+        return SqliteStore(self.store_path, create=create, tell=tell)
 
 
 def check_layout(store: str, queue: str) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: A message that is none of this project's is given back, and not seen here for so long: it goes to
 #: its own reader, or by the queue's own rule to the dead letter queue.
 FOREIGN_DELAY_SECONDS = 30
-#: A queue that has given nothing for twice the lag and this long has no messages for the pages that
+#: A queue that has given nothing for some lags and this long has no messages for the pages that
 #: wait, whatever backlog it tells.
 QUIET_SECONDS = 60.0
 #: While pages are at work, a queue that refuses is not asked for so long: leases and outcomes do
@@ -92,7 +92,7 @@ class MessageQueueStore(QueueFrontStore):
         self._next_pull = 1
         self._backlog: int | None = None
         self._quiet_since: float | None = None
-        self._patience = random.uniform(2, 3)
+        self._patience = random.uniform(2, 5)
         self._pull_again_at = self._last_pull = 0.0
 
     def _get_items(self, keys: list[str]) -> dict[str, Entry]:

@@ -12,11 +12,14 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakSet
 
 #: Short, so that a waiter finds the gap between two transactions of a busy worker.
 _POLL_SECONDS = 0.002
+#: Longer than a turn takes of another that is not very busy.
+SILENT_SECONDS = 3.0
 
 
 class FileLock:
@@ -26,14 +29,25 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         _open_locks.add(self)
 
-    def acquire(self, timeout: float) -> bool:
-        """Take the lock; ``False`` if somebody holds it for longer than ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
+    def acquire(self, timeout: float, still_waiting: Callable[[], None] = lambda: None) -> bool:
+        """Take the lock; ``False`` if somebody holds it for longer than ``timeout`` seconds.
+
+        Who waits longer than a person wonders about is told so once, by ``still_waiting``.
+        """
+        begun, is_told = time.monotonic(), False
         while not _try_lock(self._fd):
-            if time.monotonic() >= deadline:
+            waited = time.monotonic() - begun
+            if waited >= timeout:
                 return False
+            if waited >= SILENT_SECONDS and not is_told:
+                is_told = True
+                still_waiting()
             time.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))
         return True
+
+    def fileno(self) -> int:
+        """The file's descriptor: a process that inherits it holds what we hold."""
+        return self._fd
 
     def release(self) -> None:
         """Let the next one in."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
@@ -61,10 +61,18 @@ class SqliteStore(Store):
     """A store in the file ``path``, which is made if ``create`` is set.
 
     What is written survives a power cut, unless ``durable`` is not set: then the last may be lost.
+    ``tell`` is told in words where another process has to be waited for.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, durable: bool = True) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool = False,
+        durable: bool = True,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._path, self._tell = path, tell
         check_place(path, create)
         try:
             if not path.exists():
@@ -292,7 +300,8 @@ class SqliteStore(Store):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        if not self._lock.acquire(LOCK_TIMEOUT_SECONDS):
+        words = "another nimbus command is writing to the store: waiting for it …"
+        if not self._lock.acquire(LOCK_TIMEOUT_SECONDS, lambda: self._tell(words)):
             raise StoreUnreachableError(
                 f"another process has held the store for {LOCK_TIMEOUT_SECONDS:.0f} seconds",
                 advice="See which nimbus command hangs or is stopped, and end it.",

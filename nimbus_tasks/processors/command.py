@@ -27,8 +27,12 @@ from nimbus_tasks.kv.store import MAX_VALUE_BYTES
 _STDERR_KEPT = 2000
 #: What a command leaves in the background may write to the same pipes without end.
 _LAST_WORDS_SECONDS = 1.0
-#: What shells end with where there is no such program, or none that may be run.
-_NO_PROGRAM = (9009,) if sys.platform == "win32" else (126, 127)
+#: What shells end with where there is no such program, or none that may be run; and how their last
+#: line begins, or that of a script's ``#!/usr/bin/env``. What the program itself does not find may
+#: be of the one page.
+_NO_PROGRAM, _FINDERS = (126, 127), ("/bin/sh: ", "/usr/bin/env: ", "env: ")
+if sys.platform == "win32":
+    _NO_PROGRAM, _FINDERS = (9009,), ("",)
 
 
 class CommandProcessor:
@@ -67,9 +71,10 @@ class CommandProcessor:
             self._running.discard(process)
         last_words = err.decode("utf-8", "replace").strip()[-_STDERR_KEPT:]
         if process.returncode:
-            how = _how_it_ended(process.returncode, last_words)
-            # Once it has run, the code is of what it calls for this page.
-            if process.returncode in _NO_PROGRAM and not self._has_run:
+            line = last_words.splitlines()[-1] if last_words else ""
+            how = _how_it_ended(process.returncode, line)
+            is_not_found = process.returncode in _NO_PROGRAM and line.startswith(_FINDERS)
+            if is_not_found and not self._has_run:
                 raise ProcessorUnusableError(
                     f"the command cannot be run ({how})", advice="Check --command."
                 )
@@ -205,9 +210,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         kill_group(process)
 
 
-def _how_it_ended(code: int, last_words: str) -> str:
+def _how_it_ended(code: int, line: str) -> str:
     how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    line = last_words.splitlines()[-1] if last_words else ""
     return f"{how}: {line}" if line else how
 
 

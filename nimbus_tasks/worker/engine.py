@@ -93,7 +93,8 @@ class Worker:
         self._next_look = self._next_search = self._next_count = 0.0
         self._next_word = math.inf
         self.worked = Worked()
-        patience = random.uniform(0, shared_lag)
+        # Of several lags: who is second by less than one cannot see what the first has done.
+        patience = random.uniform(0, 3 * shared_lag)
         self._upkeep = Upkeep(store, project_id, options.batch_id, self.worked, patience)
 
     def stop(self) -> None:
@@ -180,7 +181,7 @@ class Worker:
         # minutes.
         times = 10 if self._store.write_interval else 1
         self._next_search = time.monotonic() + times * LAPSED_SECONDS
-        if self._upkeep.take_up_lapsed():
+        if self._upkeep.take_up_lapsed(ours=self._in_hand):
             self._queue_is_empty = False
         again_in = self._upkeep.search_again_in()
         if again_in is not None:

@@ -5,7 +5,7 @@ down what batches have come to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from contextlib import suppress
 
 from nimbus_tasks.core import batches
@@ -95,13 +95,17 @@ class Upkeep:
             listed = list_pages(reading, self._project_id, self._batch_id)
             return [page for page in listed if page.status["status"] not in TERMINAL_PAGE_STATES]
 
-    def take_up_lapsed(self, pages: Iterable[PageInfo] | None = None) -> bool:
-        """Queue those of ``pages`` (or of all) whose holder is not heard of; whether any was."""
+    def take_up_lapsed(
+        self, pages: Iterable[PageInfo] | None = None, ours: Container[str] = ()
+    ) -> bool:
+        """Queue those of ``pages`` (or of all) whose holder is not heard of; whether any was. Not
+        ``ours``: a computer that was asleep, or whose clock was set, has not renewed them yet."""
         now = utc_now()
         if pages is None:
             groups = list_groups(self._store, self._project_id, self._batch_id)
             pages = one_by_one(group.where("status", "processing") for group in groups)
-        lapsed = self._seen_long_enough(find_lapsed(pages, now))
+        found = find_lapsed(pages, now)
+        lapsed = self._seen_long_enough({i: b for i, b in found.items() if i not in ours})
         if not lapsed:
             return False
         with self._store.transaction() as tx:

@@ -256,6 +256,7 @@ def test_a_dry_run_asks_nobody(account: Account) -> None:
     [
         ("kv", "✘ [ERROR] You are not authenticated. Please run `wrangler login`.", 2, "logged in"),
         ("kv", "✘ [ERROR] Authentication error [code: 10000]", 5, "Queues: Edit"),
+        ("kv", "✘ [ERROR] of this title already exists [code: 10014]", 5, "kv namespace list"),
         ("deploy", "✘ [ERROR] Your Worker is too large [code: 10027]", 5, "too large"),
         ("queues info", "✘ [ERROR] The service is unavailable", 5, "unavailable"),
     ],

@@ -5,23 +5,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from nimbus_tasks.batch.cancel import Cancelled, _lines
-from nimbus_tasks.cloud.dev import _check_api
+from nimbus_tasks.cloud.dev import LocalWorker, _check_api, _end
 from nimbus_tasks.cloud.wrangler import find_wrangler, last_words, run_wrangler, wrangler_version
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.doctor import Check, examine
 from nimbus_tasks.ui.style import Style
-from tests.factories import invoke
+from tests.factories import invoke, start
 
 OLD_NODE = "Wrangler requires at least Node.js v22.12.0. You are using v20.20.2. Please update."
 ZEROS = "0" * 32
@@ -107,6 +111,17 @@ def test_a_wrangler_that_hangs_is_ended_with_all_that_it_has_started(
         time.sleep(0.05)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it is so; what it reads may not be there yet."""
+    deadline = time.monotonic() + 30
+    while True:
+        with suppress(OSError, ValueError):
+            if condition():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def _runs(pid: int) -> bool:
     ran = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return ran.stdout.strip()[:1] not in ("", "Z")
@@ -131,6 +146,96 @@ def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:
         line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
     assert f"port {port} cannot be had" in line
     assert "--port" in line.removeprefix(f"port {port}")
+
+
+def test_two_of_one_folder_nor_one_beside_what_a_killed_one_has_left(
+    tmp_path: Path, wrangler: Path
+) -> None:
+    """They would do the pages of one KV twice. wrangler outlives a ``kill -9`` of whoever started
+    it."""
+    path = os.environ["PATH"]
+    wrangler.write_text("4.164.0")
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    program = wrangler.with_name("wrangler")
+    program.write_text("#!/bin/sh\necho It begins\nexec sleep 60\n")
+    state = tmp_path / "cloud" / ".wrangler"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"--port={server.getsockname()[1]}"
+    first = start(tmp_path, "nimbus.cloud.dev", port, PATH=path)
+    started = None
+    try:
+        until(lambda: "begins" in (state / "dev.log").read_text() and (state / "dev.pid").exists())
+        started = int((state / "dev.pid").read_text())
+        second = refused(tmp_path, "nimbus.cloud.dev", port, code=2, PATH=path)
+        first.kill()
+        first.communicate()
+        third = refused(tmp_path, "nimbus.cloud.dev", port, code=2, PATH=path)
+    finally:
+        first.kill()
+        if started is not None:
+            os.killpg(started, signal.SIGKILL)
+    assert second == third
+    assert f"{tmp_path / 'cloud'} runs already" in third
+    assert third.endswith(f"kill {started}")
+    program.write_text("#!/bin/sh\necho It ends\n")
+    last = refused(tmp_path, "nimbus.cloud.dev", port, code=2, PATH=path)
+    assert "wrangler does not run: It ends" in last
+
+
+def test_a_worker_that_cannot_be_built_is_told_at_once(tmp_path: Path, wrangler: Path) -> None:
+    """wrangler waits until somebody has mended it."""
+    path = os.environ["PATH"]
+    wrangler.write_text("4.164.0")
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    says = "[ERROR] Build failed with 1 error:\n[ERROR] Unexpected end of file\nprocessor.js:2:0:"
+    wrangler.with_name("wrangler").write_text(f"#!/bin/sh\necho '{says}'\nexec sleep 300\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"--port={server.getsockname()[1]}"
+    began = time.monotonic()
+    line = refused(tmp_path, "nimbus.cloud.dev", port, code=2, PATH=path)
+    assert "Unexpected end of file processor.js:2:0:" in line
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("leads_to", ["empty", "nowhere"])
+def test_a_link_is_no_place_for_a_worker(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cloud").symlink_to(leads_to)
+    line = refused(tmp_path, "nimbus.cloud.init", code=2)
+    assert "is there already; nothing was written" in line
+
+
+def test_who_is_tired_of_waiting_for_wrangler_leaves_none_behind() -> None:
+    """Ctrl-C once more while it ends."""
+    process = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo ready; sleep 60"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        tired = patch.object(process, "wait", side_effect=[KeyboardInterrupt, 0])
+        with tired, pytest.raises(KeyboardInterrupt):
+            _end(process)
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_tick_whose_answer_is_none_is_followed_by_another(tmp_path: Path) -> None:
+    """As of a wrangler that is killed in the middle of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"rubbish\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen(["sleep", "60"]) as process:
+            LocalWorker(address, tmp_path, tmp_path, process).tick()
+            process.kill()
 
 
 def test_the_last_error_is_told_and_no_warning_before_it() -> None:

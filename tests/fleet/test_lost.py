@@ -79,7 +79,7 @@ def test_of_two_that_see_a_lapsed_claim_one_takes_it_up(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They start at the same moment, when the lease is long over: the patience of the one is over
-    first, and the other is given nothing that is to be done."""
+    first, and the other is given nothing that is to be done, however old its reads are."""
     fleet.upload(6)
     project_id = fleet.machine().project_id
     with fleet.open("doomed", hold=0.1) as store, store.transaction() as tx:
@@ -87,10 +87,11 @@ def test_of_two_that_see_a_lapsed_claim_one_takes_it_up(
     for message in fleet.server.messages:  # as of one who was killed
         message.visible_at = time.monotonic() + 60
     time.sleep(0.2)
-    patience = iter([0.05, 5.0])
+    fleet.server.stale_reads = LAG
+    parts = iter([0.1, 0.8])
 
     def uniform(low: float, high: float) -> float:
-        return high if low else next(patience)
+        return high if low else next(parts) * high
 
     monkeypatch.setattr("random.uniform", uniform)
     worked = fleet.work("one", "two", processor=slowly(0.05))

@@ -91,7 +91,7 @@ def test_a_page_that_takes_longer_than_a_message_is_held(fleet: Fleet, accepts_l
     """Its message comes again, to another; its lease says that somebody is at it."""
     fleet.server.accepts_late = accepts_late
     fleet.upload(4)
-    fleet.work("one", "two", concurrency=2, processor=slowly(0.8), hold=0.3)
+    fleet.work("one", "two", concurrency=2, processor=slowly(2.2), hold=1.0)
     assert fleet.counts() == {"done": 4}
     assert set(fleet.begun.values()) == {1}
     assert fleet.server.operations["read"] > 4

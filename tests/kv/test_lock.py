@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
+from nimbus_tasks.kv.cloudflare.journal import Journal
 from nimbus_tasks.kv.lock import FileLock
 
 #: Fresh processes: a fork would inherit the lock's file.
@@ -165,3 +167,19 @@ def test_a_forked_child_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
         os.close(writing)
         os.waitpid(child, 0)
         other.close()
+
+
+def test_a_command_that_waits_for_the_turn_of_another_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimbus_tasks.kv.lock.SILENT_SECONDS", 0.05)
+    told: list[str] = []
+    path = tmp_path / "recent.sqlite3"
+    with closing(Journal(path, tell=told.append)) as journal:
+        with journal.turn():
+            assert told == []
+        with lock(path.with_name("recent.sqlite3.turn")) as other:
+            assert other.acquire(0)
+            threading.Timer(0.5, other.release).start()
+            with journal.turn():
+                assert len(told) == 1

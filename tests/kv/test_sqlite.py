@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -258,6 +259,21 @@ def test_a_writer_that_is_waited_for_in_vain_is_a_store_error(
     lock.close()
     store.put("a", "1")
     assert store.get("a") is not None
+
+
+def test_who_waits_for_a_writer_says_so_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nimbus_tasks.kv.lock.SILENT_SECONDS", 0.05)
+    told: list[str] = []
+    other = FileLock(path.with_name("kv.sqlite3.lock"))
+    with SqliteStore(path, create=True, tell=told.append) as store:
+        store.put("a", "1")
+        assert told == []
+        assert other.acquire(0)
+        threading.Timer(0.5, other.release).start()
+        store.put("a", "2")
+        assert len(told) == 1
+        assert store.get("a") == Entry("a", "2")
+    other.close()
 
 
 def test_not_even_another_program_writes_between_a_transactions_reads_and_its_writes(

@@ -60,13 +60,38 @@ def test_an_exit_code_fails_the_page_with_its_last_words(tmp_path: Path) -> None
     assert (error.code, str(error)) == ("command_failed", "exit code 3: no such model")
 
 
+def script(folder: Path, text: str, mode: int = 0o700) -> Path:
+    path = folder / "script"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
 def test_a_command_that_is_not_there_can_do_no_page(tmp_path: Path) -> None:
     with pytest.raises(ProcessorUnusableError, match="no-such-command-anywhere"):
         run("no-such-command-anywhere", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("first_line", "mode"),
+    [("#!/usr/bin/env no-such", 0o700), ("#!/no/such", 0o700), ("#!/bin/sh", 0o600)],
+)
+def test_nor_can_a_script_that_nothing_runs(tmp_path: Path, first_line: str, mode: int) -> None:
+    path = script(tmp_path, f"{first_line}\nexit 3\n", mode)
+    with pytest.raises(ProcessorUnusableError):
+        run(f"'{path}'", tmp_path)
+
+
+def test_what_a_command_itself_does_not_find_fails_the_page_alone(tmp_path: Path) -> None:
+    """Else the page that needs it would end every worker before the others are reached."""
+    path = script(tmp_path, "#!/bin/sh\nno-such-command-anywhere\n")
+    assert failure(f"'{path}'", tmp_path).code == "command_failed"
+
+
 def test_what_a_command_does_not_find_once_it_has_run_fails_the_page(tmp_path: Path) -> None:
-    process = CommandProcessor("test -e ran && exit 127; touch ran; exit 3", tmp_path)
+    process = CommandProcessor(
+        "test -e ran && { no-such-command-anywhere; exit; }; touch ran; exit 3", tmp_path
+    )
     codes = []
     for _ in range(2):
         with pytest.raises(ProcessorError) as raised:

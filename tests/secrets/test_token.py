@@ -276,6 +276,12 @@ def test_every_form_of_it_is_masked(before: str) -> None:
         assert masked.endswith(", you see")
 
 
+def test_one_that_is_no_text_is_masked_as_well() -> None:
+    secret = "\udcff-token-of-mine"
+    for text in (secret, "%FF-token-of-mine"):
+        assert without_secret(f"it is {text}, you see", secret) == "it is ***, you see"
+
+
 @pytest.mark.parametrize("secret", ["*", "***", "a", "", None])
 def test_a_short_secret_is_masked_only_where_it_is_whole(secret: str | None) -> None:
     assert without_secret("it is", secret) == "it is"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,26 @@ def test_a_worker_that_is_busy_takes_up_what_another_has_lost_meanwhile(
         release_claims(tx, project.project_id, claims[:1], utc_now())
     worked = work(project, store, process, concurrency=2)
     assert (worked.done, worked.taken_up) == (10, 1)
+
+
+def test_a_clock_that_is_set_forward_takes_no_page_from_who_has_it(
+    project: Project, store: Store, maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a computer that was asleep: by its clock the leases are over, and nobody is gone."""
+    monkeypatch.setattr(engine, "LAPSED_SECONDS", 0.05)
+    ahead = [timedelta()]
+    for module in ("engine", "upkeep"):
+        name = f"nimbus_tasks.worker.{module}.utc_now"
+        monkeypatch.setattr(name, lambda: utc_now() + ahead[0])
+    upload(project, store, maps)
+
+    def process(page: Any, progress: Callable[..., None]) -> dict[str, Any]:
+        ahead[0] = timedelta(hours=1)
+        time.sleep(0.4)
+        return {"changes": 0}
+
+    worked = work(project, store, process, concurrency=5)
+    assert (worked.done, worked.taken_up, worked.refused) == (10, 0, 0)
 
 
 def test_pages_whose_records_have_not_all_arrived_are_waited_for(

@@ -48,7 +48,7 @@ def open_cloudflare(
     # Another server may have a namespace of the same id, as a local one has that of production.
     where = f"{api_prefix(config, environment)} {checked_namespace(config)}"
     name = hashlib.sha256(where.encode()).hexdigest()[:12]
-    journal = Journal(folder / f"recent-{name}.sqlite3")
+    journal = Journal(folder / f"recent-{name}.sqlite3", tell=on_wait)
     return CloudflareStore(client, journal, paced=not client.is_local, shared=shared)
 
 

@@ -68,11 +68,19 @@ class Kept(NamedTuple):
 class Journal:
     """The file ``path``; it may be deleted at any time, and then remembers nothing.
 
-    ``clock`` gives seconds since 1970. Raises :class:`StoreError` where it cannot be written.
+    ``clock`` gives seconds since 1970; ``tell`` is told in words where another command has to be
+    waited for. Raises :class:`StoreError` where it cannot be written.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._clock = clock
+        self._tell = tell
         path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
         self._path = path
         try:
@@ -184,7 +192,8 @@ class Journal:
     def turn(self) -> Iterator[None]:
         """Nobody else of this directory reads and writes meanwhile: what one command has just read
         another has not just changed."""
-        if not self._turns.acquire(TURN_TIMEOUT_SECONDS):
+        words = "another nimbus command of this directory has its turn: waiting for it …"
+        if not self._turns.acquire(TURN_TIMEOUT_SECONDS, lambda: self._tell(words)):
             raise StoreUnreachableError(
                 "another nimbus command of this directory has not ended its turn for"
                 f" {TURN_TIMEOUT_SECONDS:.0f} seconds",

@@ -30,8 +30,10 @@ def without_secret(text: str, secret: str | None) -> str:
 
 @lru_cache(maxsize=4)
 def _forms(secret: str) -> tuple[str, ...]:
-    plain = (secret, quote(secret, safe=""), html.escape(secret), repr(secret)[1:-1])
-    return tuple(dict.fromkeys([*plain, *_in_base64(secret.encode())]))
+    # A variable may hold bytes that are no text, as the system gives them.
+    in_bytes = secret.encode("utf-8", "surrogateescape")
+    plain = (secret, quote(in_bytes, safe=""), html.escape(secret), repr(secret)[1:-1])
+    return tuple(dict.fromkeys([*plain, *_in_base64(in_bytes)]))
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

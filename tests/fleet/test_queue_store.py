@@ -211,7 +211,7 @@ def test_between_two_pulls_nothing_changes_of_what_may_be_hidden(
     with made as store:
         assert first(store, 5) == []
         assert store.may_hide(1)
-        now[0] = 31.0
+        now[0] = 51.0
         assert store.may_hide(1)
         assert first(store, 5) == []
         assert not store.may_hide(1)
@@ -308,7 +308,7 @@ def test_what_others_may_have_by_now_is_in_hand_no_more(server: QueueServer, pat
         assert first(store, 1) == [item.key]
         now[0] = 29.0
         assert first(store, 1) == [item.key]
-        now[0] = 31.0
+        now[0] = 51.0
         assert first(store, 1) == []
 
 

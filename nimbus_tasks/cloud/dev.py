@@ -48,6 +48,7 @@ from nimbus_tasks.core.project import (
 )
 from nimbus_tasks.kv.cloudflare import TOKEN_VARIABLE
 from nimbus_tasks.kv.cloudflare.secret import without_secret
+from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.ui.console import Console
 from nimbus_tasks.ui.text import path_here
 
@@ -85,10 +86,34 @@ def running(
 
     Raises :class:`UsageError` where it does not run.
     """
-    _check_port(port)
     state = worker.folder / ".wrangler"
     state.mkdir(exist_ok=True)
-    log = state / "dev.log"
+    with _alone(state / "dev.lock", worker.folder):
+        _check_port(port)
+        with _started(root, worker, program, port, state / "dev.log") as local:
+            yield local
+
+
+@contextmanager
+def _alone(path: Path, folder: Path) -> Iterator[None]:
+    """Raises :class:`UsageError` while another has the Worker in hand: two on one KV, each with a
+    Queue of its own, do pages twice."""
+    lock = FileLock(path)
+    try:
+        if not lock.acquire(0):
+            raise UsageError(
+                f"the Worker in {path_here(folder)} runs already",
+                advice="End that one with Ctrl-C, in its terminal.",
+            )
+        yield
+    finally:
+        lock.close()
+
+
+@contextmanager
+def _started(
+    root: Path, worker: WorkerConfig, program: str, port: int, log: Path
+) -> Iterator[LocalWorker]:
     arguments = (
         "dev",
         "--ip=127.0.0.1",

@@ -20,6 +20,7 @@ from nimbus_tasks.cloud.dev import _check_api
 from nimbus_tasks.cloud.wrangler import find_wrangler, last_words, run_wrangler, wrangler_version
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.doctor import Check, examine
+from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.ui.style import Style
 from tests.factories import invoke
 
@@ -121,7 +122,7 @@ def test_dev_says_of_an_old_node_what_the_others_say(tmp_path: Path, wrangler: P
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
-    assert line == f"❌ {OLD_NODE} · Get one from https://nodejs.org."
+    assert line == f"❌ {OLD_NODE} · Get Node 22 or newer from https://nodejs.org."
 
 
 def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:
@@ -133,6 +134,20 @@ def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:
         line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
     assert f"port {port} cannot be had" in line
     assert "--port" in line.removeprefix(f"port {port}")
+
+
+def test_a_worker_that_runs_already_in_another_terminal(tmp_path: Path, wrangler: Path) -> None:
+    wrangler.write_text("4.164.0")
+    path = os.environ["PATH"]
+    invoke(tmp_path, "nimbus.cloud.init", PATH=path)
+    (tmp_path / "cloud" / ".wrangler").mkdir()
+    other = FileLock(tmp_path / "cloud" / ".wrangler" / "dev.lock")
+    assert other.acquire(0)
+    try:
+        line = refused(tmp_path, "nimbus.cloud.dev", "--port=8999", code=2, PATH=path)
+    finally:
+        other.close()
+    assert "cloud runs already" in line
 
 
 def test_the_last_error_is_told_and_no_warning_before_it() -> None:

@@ -123,6 +123,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
             for step in next_steps_of(view, groups)
             if not step.is_to_watch  # which is what the page does
         ],
+        "can_retry": any(group.count > group.superseded for group in groups),
         "can_cancel": is_open and view.status != "cancelling",
     }
 
@@ -158,11 +159,12 @@ def _failure(page: PageInfo) -> Document:
 
 
 def _group(group: FailureGroup, with_code: int) -> Document:
-    """``retry`` is the record's own code, which a retry compares, and ``with_code`` how many pages
+    """``retry`` is the record's own code, which a retry compares (none where all of the pages belong
+    to a later batch), and ``with_code`` how many pages
     failed with it, in this group and others."""
     return {
         "code": shown(group.code, 60),
-        "retry": None if group.is_rest else group.code,
+        "retry": None if group.is_rest or group.count == group.superseded else group.code,
         "with_code": with_code,
         "message": shown(group.message, _TEXT),
         "count": group.count,

@@ -159,9 +159,9 @@ def _failure(page: PageInfo) -> Document:
 
 
 def _group(group: FailureGroup, with_code: int) -> Document:
-    """``retry`` is the record's own code, which a retry compares (none where all of the pages belong
-    to a later batch), and ``with_code`` how many pages
-    failed with it, in this group and others."""
+    """``retry`` is the record's own code, which a retry compares, or none where all of its pages
+    belong to a later batch; ``with_code`` is how many pages failed with that code, in this group
+    and others."""
     return {
         "code": shown(group.code, 60),
         "retry": None if group.is_rest or group.count == group.superseded else group.code,

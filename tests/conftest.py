@@ -13,6 +13,9 @@ from nimbus_tasks.core.project import Project, new_project, save_project
 from nimbus_tasks.kv.store import Store
 from tests.factories import write_maps
 
+# Before anybody imports it: its asserts are to say as much as those of a test module.
+pytest.register_assert_rewrite("tests.kv.store_suite")
+
 # In CI the same examples every time: a new one that fails is to be found where somebody can look.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("dev", deadline=None)

@@ -50,6 +50,8 @@ def slow(page, progress):
 '''
 SOME_FAIL = ("nimbus.worker", "--processor=processors:some_fail")
 STATES = ("uploaded", "queued", "processing", "done", "failed", "cancelled")
+#: Against a hang only.
+PATIENCE_SECONDS = 120.0
 
 
 class Site:
@@ -85,9 +87,9 @@ class Site:
         with project.open_store() as store:
             return view_batch(project, store).tally.counts
 
-    def until(self, condition: Callable[[dict[str, int]], bool], seconds: float = 30) -> None:
+    def until(self, condition: Callable[[dict[str, int]], bool]) -> None:
         """Wait for counts that another process brings about."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition(counts := self.counts()):
             assert time.monotonic() < deadline, f"it did not happen in time: {counts}"
             time.sleep(0.1)
@@ -184,7 +186,7 @@ def test_a_cancel_in_the_middle_lets_pages_in_flight_finish(make: Callable[..., 
     assert cancelled["cancelled"] >= 30
     site.until(lambda counts: counts["processing"] == 2)
     site.touch("go")
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=PATIENCE_SECONDS)
     assert worker.returncode == 0
     assert site.counts() == counted(done=2, cancelled=58)
     site.run("nimbus.batch.wait", code=7)
@@ -209,7 +211,7 @@ def test_ctrl_c_loses_nothing(make: Callable[..., Site], times: int) -> None:
         worker.send_signal(signal.SIGINT)
     else:
         site.touch("go")
-    err = worker.communicate(timeout=30)[1]
+    err = worker.communicate(timeout=PATIENCE_SECONDS)[1]
     assert worker.returncode == 130
     assert "Traceback" not in err
     assert site.counts() == (counted(done=2, queued=38) if times == 1 else counted(queued=40))
@@ -239,12 +241,14 @@ def test_a_worker_and_a_monitor_at_once(make: Callable[..., Site]) -> None:
     site = make(maps=120)
     site.run("nimbus.upload")
     monitor = site.start("nimbus.batch.monitor", "--interval=0.3", "--json")
+    assert monitor.stdout is not None
+    first = monitor.stdout.readline()  # it looks before the worker begins
     worker = site.start("nimbus.worker", "--processor=processors:slow")
-    out, err = worker.communicate(timeout=60)
+    out, err = worker.communicate(timeout=PATIENCE_SECONDS)
     assert worker.returncode == 0, out + err
-    out, err = monitor.communicate(timeout=30)
+    out, err = monitor.communicate(timeout=PATIENCE_SECONDS)
     assert (monitor.returncode, err) == (0, "")
-    looks = [json.loads(line) for line in out.splitlines()]
+    looks = [json.loads(line) for line in (first, *out.splitlines())]
     done = [look["counts"]["done"] for look in looks]
     assert done == sorted(done)
     assert len(set(done)) > 2

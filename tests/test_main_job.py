@@ -60,6 +60,10 @@ def waits(page, progress):
 '''
 
 
+#: Against a hang only.
+PATIENCE_SECONDS = 120.0
+
+
 @pytest.fixture
 def root(project: Project) -> Path:
     """A project's directory with processors and forty maps."""
@@ -90,9 +94,9 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process brings about."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
@@ -181,14 +185,14 @@ def test_two_workers_an_uploader_and_a_monitor_at_once(
     (root / "processors.py").write_text(PROCESSORS)
     write_maps(project.folder / "maps", 3000)
     uploader = started(root, "nimbus.upload")
-    until(lambda: project.store_path.exists() and b"batch_" in project.store_path.read_bytes())
+    until(lambda: any(b"batch_" in p.read_bytes() for p in project.folder.glob("kv.sqlite3*")))
     others = [
         started(root, "nimbus.worker", "--processor=processors:fine"),
         started(root, "nimbus.worker", "--processor=processors:fine"),
         started(root, "nimbus.batch.monitor", "--interval=0.05"),
     ]
     for process in (uploader, *others):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, err
         assert "locked" not in out + err
         assert "Traceback" not in err
@@ -210,7 +214,7 @@ def test_a_cancel_in_the_middle_lets_pages_in_flight_finish(
     assert cancelled["status"] == "cancelling"
     assert (cancelled["cancelled"], cancelled["in_flight"]) == (37, 3)
     (root / "go").touch()
-    assert worker.communicate(timeout=60)[1] == ""
+    assert worker.communicate(timeout=PATIENCE_SECONDS)[1] == ""
     assert counts(root)["done"] == 3
     assert counts(root)["cancelled"] == 37
     assert invoke(root, "nimbus.batch.wait").returncode == 7
@@ -249,7 +253,7 @@ def test_ctrl_c_loses_nothing(
         worker.send_signal(signal.SIGINT)
     else:
         (root / "go").touch()
-    err = worker.communicate(timeout=30)[1]
+    err = worker.communicate(timeout=PATIENCE_SECONDS)[1]
     assert worker.returncode == 130
     assert "Traceback" not in err
     assert counts(root)["processing"] == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
@@ -28,16 +27,14 @@ if TYPE_CHECKING:
     from nimbus_tasks.batch.list import BatchRow
 
 
-def view_batch(
-    project: Project, store: Store, batch: str | None = None, now: datetime | None = None
-) -> BatchView:
+def view_batch(project: Project, store: Store, batch: str | None = None) -> BatchView:
     """One look at a batch (the latest, if ``batch`` is left out), folded from its pages.
 
     Raises :class:`NotFoundError` where there is no such batch.
     """
     with store.snapshot() as reading:
         head = batches.find(reading, project.project_id, batch)
-        return batches.look(reading, head, now or utc_now(), engine=project.engine)
+        return batches.look(reading, head, utc_now(), engine=project.engine)
 
 
 @command(

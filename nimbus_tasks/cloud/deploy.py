@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,8 +36,9 @@ _NO_QUEUE = re.compile(r"does not exist|not found|code: 11000", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to be done: what it is for, and wrangler's arguments. ``secret`` is the name of the
-    variable that goes to its stdin; ``unless`` are arguments that fail where it has to be done."""
+    """One thing to be done: what it is for, and wrangler's arguments. ``secret`` names the variable
+    whose value goes to its stdin. ``unless`` are arguments of a question to wrangler: where that
+    succeeds, the step is done already."""
 
     what: str
     arguments: tuple[str, ...]
@@ -47,13 +48,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was done, or would be."""
+    """What was done, or with ``dry_run`` wrangler's command lines that would do it."""
 
     name: str
     namespace_id: str | None
     steps: list[str]
     dry_run: bool = False
-    missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``--json``."""

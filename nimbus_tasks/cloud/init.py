@@ -125,7 +125,9 @@ def _is_address(url: str) -> bool:
 def worker_name(project: Project) -> str:
     """What the Worker and its queue are called."""
     name = re.sub(r"[^a-z0-9]+", "-", project.project_id.lower()).strip("-")
-    return f"nimbus-{name}"[:_NAME_CHARACTERS].rstrip("-")
+    name = f"nimbus-{name}"[:_NAME_CHARACTERS].rstrip("-")
+    # By this end the Worker knows the queue of dead letters: no other may have it.
+    return re.sub("-dead$", "dead", name)
 
 
 def _fill(text: str, project: Project, namespace: str, variables: dict[str, str]) -> str:

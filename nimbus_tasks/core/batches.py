@@ -42,8 +42,9 @@ FAILURES_KEPT = 50
 class BatchView(NamedTuple):
     """One look at a batch: what it is in, how far, how fast, and what wants attention.
 
-    ``failures`` are the latest :data:`FAILURES_KEPT`; ``stalled`` are pages in flight whose holder
-    has not been heard of for a whole lease; ``engine`` is the project's, who takes up queued pages.
+    ``in_flight`` is in the order in which the pages were begun; ``stalled`` are those of it whose
+    holder has not been heard of for a whole lease; ``failures`` are the latest
+    :data:`FAILURES_KEPT`; ``engine`` is the project's: who takes up queued pages.
     """
 
     head: BatchHead
@@ -59,6 +60,16 @@ class BatchView(NamedTuple):
     def is_finished(self) -> bool:
         """Whether the batch has ended, in whatever state."""
         return is_finished(self.status)
+
+    @property
+    def in_flight_by_urgency(self) -> list[PageInfo]:
+        """The pages in flight as a person wants to see them: stalled ones first, those that are
+        claimed ahead and not begun last; among equals the longest at work first."""
+        stalled = {page.page_id for page in self.stalled}
+        return sorted(
+            self.in_flight,
+            key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``nimbus.batch.status --json``."""

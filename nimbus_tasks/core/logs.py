@@ -20,9 +20,9 @@ def log_entry(
     *,
     level: str = "info",
     data: Mapping[str, Any] | None = None,
-    duration_ms: int | None = None,
 ) -> dict[str, Any]:
-    """One entry; ``level`` is ``info``, ``warning`` or ``error``."""
+    """One entry; ``level`` is ``info``, ``warning`` or ``error``. A step that has ended gets its
+    ``duration_ms`` as well."""
     entry: dict[str, Any] = {
         "timestamp": timestamp,
         "level": level,
@@ -31,8 +31,6 @@ def log_entry(
     }
     if data:
         entry["data"] = dict(data)
-    if duration_ms is not None:
-        entry["duration_ms"] = duration_ms
     return entry
 
 
@@ -45,7 +43,7 @@ def append_logs(
     for page_id, added in new.items():
         key = logs_key(project_id, page_id)
         record = _record(Entry(key, stored[key]) if key in stored else None, page_id)
-        # A write whose answer was lost is made again: what is there already is not added twice.
+        # A write whose answer was lost is made again: what it added already is not added twice.
         there = record["entries"][-2 * len(added) :]
         entries = [*record["entries"], *(entry for entry in added if entry not in there)]
         value = dump_json({**record, "entries": entries})

@@ -55,8 +55,8 @@ class PageStatus:
     Times are ISO 8601, ``duration_ms`` milliseconds, ``progress`` percent, ``confidence`` 0 to 1.
     ``claim`` names the current claim: an outcome counts only if it brings the same. ``lapses``
     counts claims whose holder was never heard of again. Tokens and cost are of all attempts so far.
-    ``extra`` are unknown fields of the record,
-    ``detail`` those of the part that its state has (``processing``, ``result``, …).
+    Unknown fields are kept: ``extra`` are those of the record, ``detail`` those of the part that
+    goes with its state (``processing``, ``result``, …).
     """
 
     state: str
@@ -215,8 +215,8 @@ class PageStatus:
         return queue_key(project_id, page_id, self.priority or NEW_PAGE_PRIORITY, self.queued_at)
 
     def as_queued(self, priority: int, queued_at: str) -> PageStatus:
-        """The page waiting for another attempt; what the last one left is in the logs,
-        but for its usage."""
+        """The page waiting for another attempt. Of the last one the usage stays; the rest is in the
+        logs."""
         return self.changed(
             state="queued",
             updated=queued_at,
@@ -225,12 +225,12 @@ class PageStatus:
             **_NO_ATTEMPT,
         )
 
-    def as_cancelled(self, now: str, **changes: Any) -> PageStatus:
+    def as_cancelled(self, now: str) -> PageStatus:
         """The page as one that will not be worked on."""
-        return self.changed(state="cancelled", updated=now, **_NO_ATTEMPT, **changes)
+        return self.changed(state="cancelled", updated=now, **_NO_ATTEMPT)
 
 
-#: What a record has of which nothing is said.
+#: Every field with its default.
 _NO_FIELDS = PageStatus("", "", "").__dict__.copy()
 _NO_ATTEMPT: dict[str, Any] = dict.fromkeys(
     (
@@ -274,10 +274,10 @@ def _state(value: object) -> str:
 
 
 def _nothing(value: object) -> None:
-    """Of a field that tells nothing which another does not."""
+    """Reads a name of ours whose value is known from elsewhere: it is no unknown field."""
 
 
-#: By the names in the record: the field, and what reads it.
+#: By the names in the record: the field of :class:`PageStatus`, and what reads it.
 _Readers = Mapping[str, tuple[str, Callable[[object], Any]]]
 _RECORD: _Readers = {
     "status": ("state", _nothing),
@@ -297,8 +297,8 @@ _OUTCOME: _Readers = {
     "changes": ("changes", count_field),
     "confidence": ("confidence", number_field),
 }
-#: The parts of a record, each of which goes with a state. We write those of its own state only; of
-#: somebody else's the later in this order is believed more.
+#: The parts of a record, each of which goes with a state. We write only the part of its own state.
+#: Where somebody else wrote several, a later one in this order overrules the earlier.
 _PARTS: dict[str, _Readers] = {
     "error": {**_OUTCOME, "message": ("error", text_field), "code": ("code", text_field)},
     "result": _OUTCOME,
@@ -353,8 +353,8 @@ def _read_into(fields: dict[str, Any], told: object, readers: _Readers) -> dict[
 
 
 def _read_outcome(fields: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Take over of an outcome its time, as an error has it, and its usage; returns what is not ours
-    of the usage, as a field of the part."""
+    """Take over the usage of an outcome, and its time by the name that an error has for it; returns
+    the unknown fields of the usage, as a field of the part."""
     fields["completed"] = fields["completed"] or time_field(told.get("timestamp"))
     usage = told.get("usage")
     if not isinstance(usage, dict):

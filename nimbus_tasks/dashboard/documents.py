@@ -97,10 +97,6 @@ def exact(store: KeyValues, project_id: str, batch_id: str) -> BatchHead:
 def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) -> Document:
     """What the page shows of a batch: the fields of ``status --json``, and those below."""
     tally, timing, stalled = view.tally, view.tally.timing(), {p.page_id for p in view.stalled}
-    in_flight = sorted(
-        view.in_flight,
-        key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
-    )
     is_open = not view.is_finished
     return {
         **view.to_json(),
@@ -114,7 +110,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
         "p95": "" if timing.p95_ms is None else milliseconds(timing.p95_ms),
         "in_flight": [
             _in_flight(page, now, is_stalled=page.page_id in stalled)
-            for page in in_flight[:MOST_IN_FLIGHT]
+            for page in view.in_flight_by_urgency[:MOST_IN_FLIGHT]
         ],
         "failures": [_failure(page) for page in view.failures[:MOST_FAILURES]],
         "groups": [_group(group, tally.errors[group.code]) for group in groups],

@@ -1,4 +1,4 @@
-"""The interface that every store keeps, and the tests in ``tests/kv/store_suite.py`` check.
+"""The interface that every store keeps, and the tests in ``tests/kv/store_suite`` check.
 
 A store holds text values under text keys, each with a small metadata object that a listing
 returns without the value. That is what Workers KV offers; the embedded store offers the same and

@@ -1,7 +1,7 @@
 """Asking an OpenAI-compatible chat endpoint: what is tried again, when to wait, when to give up.
 
-One client serves all threads of a worker. One that is told to wait holds the others, by the pacer
-that the client of Workers KV has, too; what one learns of the server's dialect all use.
+One client serves all threads of a worker. A thread that is told to wait holds the others, by the
+same pacer as that of Workers KV's client; what one learns of the server's dialect all use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import random
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,7 +23,7 @@ from nimbus_tasks.core.errors import (
     ServiceUnavailableError,
     UsageError,
 )
-from nimbus_tasks.kv.cloudflare.faults import Faults, Kind, retry_after
+from nimbus_tasks.kv.cloudflare.faults import Faults, Kind, one_line, retry_after
 from nimbus_tasks.kv.cloudflare.secret import without_secret
 from nimbus_tasks.kv.cloudflare.sessions import Address, quiet_session, read_address, time_limit
 from nimbus_tasks.kv.cloudflare.transport import Pacer
@@ -38,14 +37,14 @@ from nimbus_tasks.processors.llm_settings import (
     secret_keys,
 )
 
-#: What a page may wait for a server that is at its limit, and how often it asks it.
+#: For how long, and how often, a page asks a server that is at its limit.
 PATIENCE_SECONDS, MOST_THROTTLED = 300.0, 10
 #: How often a page asks a server that fails or is not there.
 MOST_TRIES = 4
 _LONGEST_BACKOFF_SECONDS = 30.0
-#: What a server may ask to wait, for the message that says so.
+#: The longest wait of a server's that is believed; beyond the patience it is only told.
 _LONGEST_ASKED_SECONDS = 7 * 86_400.0
-#: More than any answer of a chat that was asked for two lines.
+#: An answer that is larger is none to a question for two lines.
 _MAX_BYTES = 1024 * 1024
 _SHOWN = 120
 _CHUNK = 4096
@@ -56,7 +55,8 @@ MOST_FORBIDDEN = 5
 
 @dataclass(frozen=True)
 class _Fault:
-    """Why there is no answer. ``waits`` is what the server asks for, in seconds."""
+    """Why there is no answer. ``passes``: another try may help. ``is_throttled``: all threads are
+    to wait, ``waits`` seconds if the server says so. ``is_reached``: somebody was there."""
 
     message: str
     code: str
@@ -128,8 +128,9 @@ class LlmClient:
             if not isinstance(outcome, _Fault):
                 return outcome
             tries += 1
-            wait = outcome.waits if outcome.waits is not None else _backoff(tries)
-            wait = max(wait, _backoff(tries) / 10)
+            # A server that asks for 0 seconds each time is not asked without end.
+            asked = outcome.waits
+            wait = _backoff(tries) if asked is None else max(asked, _backoff(tries) / 10)
             waited += wait
             if self._is_enough(outcome, tries, waited):
                 raise self._given_up(outcome)
@@ -144,10 +145,7 @@ class LlmClient:
     def brief(self, text: str) -> str:
         """The beginning of what came, on one line, without control characters and without the
         key."""
-        shown = self.masked(text[: 4 * _SHOWN])
-        shown = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in shown)
-        shown = " ".join(shown.split())
-        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+        return one_line(self.masked(text[: 4 * _SHOWN]), _SHOWN)
 
     def _attempt(self, body: Mapping[str, Any], dialect: Dialect) -> _Outcome:
         """Send it once. Raises what makes every page impossible."""
@@ -157,7 +155,7 @@ class LlmClient:
                 with self._session.post(
                     self._url,
                     json=body,
-                    # To read, the limit is there; this is for where it cannot end a wait.
+                    # The limit ends the reading; this ends a wait that it cannot, as connecting.
                     timeout=(min(timeout, 10.0), timeout + 1),
                     allow_redirects=False,
                     stream=True,
@@ -203,7 +201,8 @@ class LlmClient:
         told = f"HTTP {status}: {self.brief(error.message)}".rstrip(": ")
         if status == 429 and not error.is_of_quota:
             waits = retry_after(response, most=_LONGEST_ASKED_SECONDS)
-            return _Fault(f"too many requests ({told})", "rate_limited", True, True, waits=waits)
+            message = f"too many requests ({told})"
+            return _Fault(message, "rate_limited", is_throttled=True, waits=waits)
         if error.is_missed_schema:
             return _Fault(f"the model misses the form of the answer ({told})", "bad_answer")
         if self._learn(error, dialect):
@@ -212,7 +211,7 @@ class LlmClient:
             is_pause = status in (503, 529)
             waits = retry_after(response, most=_LONGEST_ASKED_SECONDS) if is_pause else None
             message = f"{self._server} fails ({told})"
-            return _Fault(message, "llm_failing", True, waits is not None, waits=waits)
+            return _Fault(message, "llm_failing", is_throttled=waits is not None, waits=waits)
         self._check_usable(error, told)
         return _Fault(f"{self._server} refuses the page ({told})", "llm_refused", passes=False)
 

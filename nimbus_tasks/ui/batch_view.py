@@ -110,14 +110,9 @@ def in_flight_lines(
     if not view.in_flight:
         return []
     stalled = {page.page_id for page in view.stalled}
-    # Claimed ahead and not begun come last: a stable sort keeps the longest at work above.
-    ordered = sorted(
-        view.in_flight,
-        key=lambda page: (page.page_id not in stalled, page.status.get("step") is None),
-    )
     rows, step_columns = [], 24 if columns >= 80 else max(8, columns // 4)
     has_bars = columns >= 70  # a narrow terminal has better use for their room
-    for page in ordered[:most]:
+    for page in view.in_flight_by_urgency[:most]:
         elapsed = seconds_between(page.status.get("started"), to_iso(now))
         if page.page_id in stalled:
             lease = page.status.get("lease")
@@ -131,7 +126,7 @@ def in_flight_lines(
         "",
         title,
         *table(rows, columns, right=[3], indent=3),
-        *_more(len(ordered), most, style),
+        *_more(len(view.in_flight), most, style),
     ]
 
 

@@ -44,7 +44,8 @@ class Console:
         return self._out.isatty()
 
     def say(self, *lines: str) -> None:
-        """Write lines for a person. They are clean already: see :func:`nimbus_tasks.ui.clean`."""
+        """Write lines for a person; whoever calls has cleaned what comes from outside with
+        :func:`~nimbus_tasks.ui.text.clean`."""
         _write(self._out, (self.style.plain(line) + "\n" for line in lines))
 
     def hint(self, command: str) -> None:
@@ -132,7 +133,7 @@ def stdout_to_stderr() -> Iterator[None]:
                 os.dup2(2, 1)
             yield
         finally:
-            with contextlib.suppress(OSError):  # of whoever has kept the stream that was stdout
+            with contextlib.suppress(OSError):  # stderr takes nothing: what was printed is lost
                 _flush(streams.values())
             os.dup2(kept, 1)
             os.close(kept)
@@ -154,18 +155,16 @@ def open_missing_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
 
 
-def drop_stdout() -> bool:
-    """Whether stdout takes nothing any more: then what is left for it goes nowhere, as Python would
-    complain again when it flushes it at its end."""
+def drop_stdout() -> None:
+    """If stdout takes nothing any more, let what is left for it go nowhere: Python flushes it at
+    its end, and would complain once more."""
     try:
         sys.stdout.flush()
     except OSError:
-        with contextlib.suppress(OSError):  # no descriptor: a stream of whoever has called us
+        with contextlib.suppress(OSError):  # a stream of our caller's that has no descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
-        return True
-    return False
 
 
 def terminal_size(stream: TextIO) -> tuple[int, int]:

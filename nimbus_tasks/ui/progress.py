@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 class ProgressBar:
     """Pages done, rate and time left. Lines written through :meth:`write` stay above the bar."""
 
-    def __init__(self, unit: str = "page") -> None:
-        self._unit = unit
+    def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
 
     def begin(self, what: str, total: int | None) -> None:
@@ -27,7 +26,7 @@ class ProgressBar:
         self._bar = tqdm(
             total=total,
             desc=what,
-            unit=self._unit,
+            unit="page",
             file=sys.stderr,
             disable=not can_redraw(sys.stderr),
             dynamic_ncols=True,

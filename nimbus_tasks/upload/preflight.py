@@ -24,11 +24,9 @@ _BYTES_AS_SENT = 1.25
 
 @dataclass(frozen=True)
 class Cost:
-    """``writes`` and ``requests`` of the upload; ``work_writes`` of working on its pages after it,
-    at the most. ``free_days``: how many days of the free plan's writes both are."""
+    """``writes`` and ``requests`` of the upload; ``work_writes``, at the most, of the work on its
+    pages afterwards."""
 
-    pages: int
-    bytes: int
     writes: int
     requests: int
     work_writes: int
@@ -40,7 +38,7 @@ class Cost:
 
     @property
     def paid_usd(self) -> float:
-        """US dollars that the writes of upload and work are on the paid plan."""
+        """What the writes of upload and work cost on the paid plan, in US dollars."""
         return (self.writes + self.work_writes) * PAID_USD_A_WRITE
 
     def to_json(self) -> dict[str, Any]:
@@ -55,18 +53,15 @@ class Cost:
 
 
 def upload_cost(pages: int, size: int, *, taken_over: int = 0, queue: str = "keys") -> Cost:
-    """The cost of sending ``pages`` of ``size`` bytes in all, of which ``taken_over`` are in an
-    earlier batch; ``queue`` is the layout of the queue."""
+    """The cost of sending that many ``pages``, ``size`` bytes in all. ``taken_over`` of them are in
+    an earlier batch; ``queue`` is the layout of the queue."""
     if not pages:
-        return Cost(0, 0, 0, 4, 0)
+        return Cost(writes=0, requests=4, work_writes=0)
     chunks = max(ceil(pages / CHUNK_PAGES), ceil(size / CHUNK_BYTES))
     bodies = max(chunks, ceil(size * _BYTES_AS_SENT / MAX_BODY_BYTES))
-    # One document is written anew with each chunk, and messages are no writes to KV, instead of an
-    # item a page.
+    # An item a page; or one document that is written anew with each chunk; messages are none.
     queue_writes = {"document": chunks, "cloudflare-queues": 0}.get(queue, pages)
     return Cost(
-        pages=pages,
-        bytes=size,
         writes=2 * pages + queue_writes + taken_over + 2,
         requests=6
         + bodies

@@ -34,15 +34,9 @@ from nimbus_tasks.worker.attempts import AttemptPool
 from nimbus_tasks.worker.contested import Contested
 from nimbus_tasks.worker.lookout import Lookout
 from nimbus_tasks.worker.options import Options, Watcher, Worked
+from nimbus_tasks.worker.pace import AHEAD_SECONDS, Pace
 from nimbus_tasks.worker.upkeep import Upkeep
 
-#: Claimed ahead, of pages that take less than SHORT_PAGE_SECONDS: what is processed in
-#: AHEAD_SECONDS, so that threads need not wait for the store.
-AHEAD_SECONDS, SHORT_PAGE_SECONDS = 0.5, 0.1
-MAX_AHEAD_PAGES, MAX_AHEAD_CHARACTERS = 2000, 8 * 1024 * 1024
-MEASURE_SECONDS, FIRST_MEASURE_PAGES = 0.25, 4
-#: What is left of a rate after a stretch in which less was done: threads may have had to wait.
-RATE_KEPT = 0.75
 #: Changes of step and progress are written at most this often.
 PROGRESS_SECONDS = 1.0
 #: Pauses between looks at an empty queue, and between listings for claims that have lapsed.
@@ -84,14 +78,12 @@ class Worker:
         self._pool = AttemptPool(
             processor, options.concurrency, options.max_attempts, options.timeout
         )
+        self._pace = Pace(options.concurrency, store.write_interval, options.first_ahead)
         self._lookout = Lookout(project_id, options.batch_id)
         shared_lag = 0.0 if store.serves_batches else store.lag_seconds
         self._contested = Contested(shared_lag)
         self._in_hand: dict[str, _Held] = {}
         self._ended: list[Outcome] = []
-        self._rate = 0.0
-        self._counted, self._counted_since = 0, time.monotonic()
-        self._page_characters = 1.0
         self._last_exchange = self._last_progress = 0.0
         self._queue_is_empty = False
         self._lost_since: float | None = None
@@ -216,26 +208,13 @@ class Worker:
             return since >= self._store.write_interval
         if since < self._store.write_interval:
             return False
-        wants_pages = not self._stops and self._pool.unfinished < self._wanted()
+        wants_pages = not self._stops and self._pool.unfinished < self._pace.wanted()
         if self._pool.waiting == 0 and self._ended:
             return True
         if wants_pages and not self._queue_is_empty:
-            return self._pool.waiting < self._wanted() / 2 or since > AHEAD_SECONDS / 2
+            return self._pool.waiting < self._pace.wanted() / 2 or since > AHEAD_SECONDS / 2
         # Leases are renewed when a third of them is used up, however short they are.
         return since > min(PROGRESS_SECONDS / 2, self._options.lease_seconds / 6)
-
-    def _wanted(self) -> int:
-        """How many pages to have in hand: one a thread, and some ahead where they are short."""
-        concurrency, interval = self._options.concurrency, self._store.write_interval
-        # Longer ones lose nothing by the wait for a claim, and a cancel should find them queued.
-        if not interval and self._rate < concurrency / SHORT_PAGE_SECONDS:
-            return concurrency
-        # More than is done until the store can be asked again: the rate is of a time when threads
-        # may have had to wait, and at the beginning nothing is known of it.
-        rate = self._rate or (self._options.first_ahead * concurrency if interval else 0.0)
-        ahead = rate * max(AHEAD_SECONDS, 3 * interval)
-        most = MAX_AHEAD_CHARACTERS / self._page_characters
-        return concurrency + int(min(ahead, MAX_AHEAD_PAGES, most))
 
     def _exchange(self) -> None:
         """One transaction: outcomes, leases and progress, claims to give back, new claims.
@@ -248,7 +227,7 @@ class Worker:
         self._take_back_cancelled()
         back = list(self._to_release)
         claims: list[Claim] = []
-        room = 0 if self._stops else self._wanted() - self._pool.unfinished
+        room = 0 if self._stops else self._pace.wanted() - self._pool.unfinished
         try:
             with self._store.transaction() as tx:
                 counted, refused = finish_pages(tx, self._project_id, ended, now)
@@ -275,7 +254,8 @@ class Worker:
             for page_id in lost:
                 self._in_hand.pop(page_id, None)
             self.worked.released += len(released)
-            self._measure(len(ended), clock)
+            self._last_exchange = clock
+            self._pace.ended(len(ended))
             self._take(claims, clock)
         except (StoreUnreachableError, KeyboardInterrupt):
             # They may have been written all the same, and not be in hand.
@@ -289,14 +269,12 @@ class Worker:
             self._lookout.start_over()
         for claim in claims:
             self._in_hand[claim.page_id] = _Held(claim, renewed=clock)
-            characters = len(claim.page.value) if claim.page else 0
-            self._page_characters += (characters - self._page_characters) / 20
-        self._page_characters = max(1.0, self._page_characters)
+        self._pace.claimed(claims)
         self._pool.submit(claims)
         if self._upkeep.begin(claims):
             self._next_word = min(self._next_word, clock)
             # What it took to get here says nothing of the pages.
-            self._counted, self._counted_since = 0, time.monotonic()
+            self._pace.start_over()
 
     def _forget(self, claim: Claim) -> None:
         held = self._in_hand.get(claim.page_id)
@@ -346,19 +324,6 @@ class Worker:
             taken = self._pool.take_back_waiting()
             self._pool.submit(claim for claim in taken if claim.status.batch_id not in cancelled)
             self._to_release += [c for c in taken if c.status.batch_id in cancelled]
-
-    def _measure(self, ended: int, clock: float) -> None:
-        """How many pages end in a second, over stretches long enough to tell."""
-        self._last_exchange = clock
-        self._counted += ended
-        elapsed = clock - self._counted_since
-        # At the beginning few pages say enough: until then a page a thread is claimed at a time.
-        is_enough = (
-            self._rate == 0 and self._counted >= FIRST_MEASURE_PAGES * self._options.concurrency
-        )
-        if elapsed >= MEASURE_SECONDS or is_enough:
-            self._rate = max(self._counted / elapsed, RATE_KEPT * self._rate)
-            self._counted, self._counted_since = 0, clock
 
     def _tell(self, counted: list[Outcome], refused: list[Outcome]) -> None:
         failed = [outcome for outcome in counted if outcome.error is not None]

@@ -27,7 +27,7 @@ from nimbus_tasks.core.project import Project
 from nimbus_tasks.core.records import PageStatus
 from nimbus_tasks.kv.store import KeyValues, Store
 from nimbus_tasks.ui.text import shown
-from tests.ended_batches import BATCH_ID, outcomes, put_batch, put_ended_batch
+from tests.ended_batches import BATCH_ID, outcomes, put_batch, put_ended_batch, write_html
 from tests.factories import invoke, upload, work
 
 FORMATS = ("json", "html", "csv")
@@ -199,6 +199,22 @@ def test_the_html_says_with_which_settings(project: Project, store: Store) -> No
     text = path.read_text(encoding="utf-8")
     assert "nimbus.worker.processor" in text
     assert "mysite.ai:rewrite" in text
+
+
+@pytest.mark.parametrize(
+    ("queue", "said"),
+    [
+        ("keys", "one key an item"),
+        ("document", "one document"),
+        ("cloudflare-queues", "a Cloudflare Queue"),
+    ],
+)
+def test_the_html_says_how_the_queue_is_kept(
+    project: Project, tmp_path: Path, queue: str, said: str
+) -> None:
+    path = tmp_path / "report.html"
+    write_html(path, replace(project, queue=queue), outcomes(1))
+    assert said in path.read_text(encoding="utf-8")
 
 
 def test_a_batch_that_nobody_has_worked_on_has_a_report_too(

@@ -71,6 +71,11 @@ def _local_worker(root: Path) -> Iterator[LocalWorker]:
         yield local
 
 
+def paths(count: int, stem: str = "page") -> list[str]:
+    """Paths of so many pages."""
+    return [f"dist/{stem}-{number:04d}.html" for number in range(count)]
+
+
 class Cloud:
     """One project on the local Worker: its commands, its ticks, its service."""
 

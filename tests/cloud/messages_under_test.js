@@ -80,13 +80,18 @@ await tell({
   },
   /**
    * KV takes one write a second for a key: so an outcome waits after the claim, and after progress;
-   * what would be shown when it is over, is not. Argument: how long the page takes; said: the pauses.
+   * what would be shown when it is over, is not. Arguments: how long the page takes, and the read
+   * before its progress is written; said: the pauses.
    */
   async pause_before_an_outcome() {
     const said = [];
-    for (const milliseconds of [0, 350]) {
+    for (const [milliseconds, reading] of [[0, 0], [350, 0], [350, 100]]) {
       const here = world({ ...inHand(), ...queued(1) }, { WRITE_SECONDS: "0.3" });
-      const [put, times] = [here.env.KV.put, []];
+      const [put, read, times] = [here.env.KV.put, here.env.KV.getWithMetadata, []];
+      here.env.KV.getWithMetadata = async (name) => {
+        if (times.length === 1 && name.startsWith("status:")) await sleep(reading);
+        return read(name);
+      };
       here.env.KV.put = (name, value, options) => {
         if (name.startsWith("status:")) times.push(Date.now());
         return put(name, value, options);
@@ -158,6 +163,17 @@ await tell({
     await deliver(here.env, failing);
     const items = [...here.data.keys()].filter((name) => name.startsWith("queue:"));
     return items.sort().map((name) => name.at(-1)).join("");
+  },
+  /** KV shows the content of an upload before this one: that is not worked on, nor written back. */
+  async content_of_an_upload_before() {
+    const said = [];
+    for (const uploaded of ["2026-11-24T08:00:00.000000Z", "2026-11-24T09:00:00.000000Z", "then", undefined]) {
+      const here = world(inHand(), { LAG_SECONDS: "60" });
+      here.data.get("status:p:page_1").uploaded = "2026-11-24T09:00:00.000000Z";
+      await here.env.KV.put("page:p:page_1", "{}", { metadata: { uploaded } });
+      said.push(await deliver(here.env, async () => ({ optimization: 5 })), "optimization" in here.data.get("page:p:page_1"));
+    }
+    return said;
   },
   /** What its writer has put into the metadata of a page stays there. */
   async page_with_metadata() {

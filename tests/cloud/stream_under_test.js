@@ -2,7 +2,8 @@
  * A batch through the whole Worker (ticks, Queue, ten consumers) in a time of its own, where KV and
  * Queue are as bad as they may be: how it ends. Arguments: the Worker's folder, and as JSON
  *
- *   pages, vars, seconds (that a page takes at most), lag (ms: KV shows what was so long ago);
+ *   pages, vars, seconds (that a page takes at most), lag (ms: KV shows what was so long ago, or,
+ *   where it is `uneven`, each read another time within it);
  *   drop, twice (shares of the messages), dies (of the invocations), busy, fails (of the attempts);
  *   refuses (each so many calls, the Queue)
  */
@@ -41,6 +42,7 @@ const { tick } = await import(`${folder}/tick.js`);
 
 const versions = new Map(); // by key
 const said = { sent: {}, unordered: 0, throttled: 0, refused: 0, operations: 0 };
+const asOf = () => now - given.lag * (given.uneven ? chance() : 1);
 const latest = (key) => versions.get(key)?.at(-1);
 const seen = (key, at) => versions.get(key)?.findLast((one) => one.at <= at) ?? { value: null };
 function write(key, value, metadata = null) {
@@ -52,12 +54,12 @@ const KV = {
   list: ({ prefix, cursor }) =>
     after(30, () => {
       const keys = [...versions.keys()].filter((key) => key.startsWith(prefix)).sort();
-      const all = keys.map((name) => ({ name, ...seen(name, now - given.lag) })).filter(({ value }) => value !== null);
+      const all = keys.map((name) => ({ name, ...seen(name, asOf()) })).filter(({ value }) => value !== null);
       const rest = all.filter(({ name }) => name > (cursor ?? ""));
       return { keys: rest.slice(0, 1000), list_complete: rest.length <= 1000, cursor: rest[999]?.name };
     }),
-  get: (keys) => after(20, () => new Map(keys.map((key) => [key, seen(key, now - given.lag).value]))),
-  getWithMetadata: (key) => after(20, () => seen(key, now - given.lag)),
+  get: (keys) => after(20, () => new Map(keys.map((key) => [key, seen(key, asOf()).value]))),
+  getWithMetadata: (key) => after(20, () => seen(key, asOf())),
   put: (key, value, { metadata } = {}) => after(40, () => write(key, value, metadata)),
   delete: (key) => after(40, () => write(key, null)),
 };

@@ -75,3 +75,12 @@ def test_a_page_gets_its_attempts_on_the_free_plan_as_well() -> None:
     assert outcome["attempts"].keys() == {"1", "2", "3"}
     assert set(outcome["pages"]) == {"done", "broken"}
     assert outcome["sent"].keys() == {"1"}
+
+
+def test_where_each_read_is_of_another_age_and_all_else_goes_wrong_the_counts_are_right() -> None:
+    """What a tick lists, reads and remembers does not fit together; a page is tried three times."""
+    faults = {"drop": 0.05, "twice": 0.1, "dies": 0.1, "fails": 0.3, "busy": 0.1}
+    three = {"MAX_ATTEMPTS": "3"}
+    outcome = ended(200, lag=60_000, uneven=True, vars=three, **faults)
+    assert set(outcome["pages"]) <= {"done", "broken"}
+    assert outcome["pages"]["done"] > 180

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from nimbus_tasks.cloud.init import write_worker
+from nimbus_tasks.cloud.init import worker_name, write_worker
 from nimbus_tasks.cloud.wrangler import last_words, load_worker, parse_jsonc
 from nimbus_tasks.core.errors import UsageError
 from nimbus_tasks.core.project import load_project, new_project, save_project
@@ -53,6 +53,14 @@ def test_init_writes_a_worker_of_the_project(tmp_path: Path, processor: str) -> 
     assert f"/{processor}.js" in (tmp_path / "cloud" / "processor.js").read_text()
     assert "@" not in (tmp_path / "cloud" / "wrangler.jsonc").read_text()
     assert not list(tmp_path.glob(".cloud*"))
+
+
+def test_only_the_dead_letters_queue_is_named_like_one(tmp_path: Path) -> None:
+    """By that end the Worker knows which messages to bury: the pages of the other are worked on."""
+    for project_id in ("walking-dead", "the_DEAD", "dead", f"{'x' * 46}-dead-letters"):
+        name = worker_name(new_project(tmp_path, project_id=project_id))
+        assert not name.endswith("-dead")
+        assert len(name) <= 58
 
 
 def test_what_it_says_to_type_next_can_be_typed(tmp_path: Path) -> None:
@@ -121,7 +129,7 @@ def test_from_nothing_to_a_local_batch_in_three_commands(tmp_path: Path) -> None
             assert told["worker_namespace_id"] == told["namespace_id"]
         finally:
             dev.send_signal(signal.SIGINT)
-            _, err = dev.communicate(timeout=30)
+            _, err = dev.communicate(timeout=60)
         assert dev.returncode == 130
         assert err.endswith("stopped: the Worker runs no more; what is in its KV stays\n")
         assert "Traceback" not in err

@@ -101,13 +101,11 @@ def test_a_wrangler_that_hangs_is_ended_with_all_that_it_has_started(
     begun = time.monotonic()
     with pytest.raises(UsageError, match=r"wrangler --version has not ended after 0\.5 s"):
         wrangler_version(tmp_path)
-    assert time.monotonic() - begun < 10
-    for _ in range(100):  # whoever adopts it may be slow to see that it is dead
-        if not _runs(int(started.read_text())):
-            break
+    assert time.monotonic() - begun < 60  # of the thousand that it would take
+    # Whoever adopts it may be slow to see that it is dead.
+    while _runs(int(started.read_text())):
+        assert time.monotonic() - begun < 120, "what it has started runs on"
         time.sleep(0.05)
-    else:
-        pytest.fail("what it has started runs on")
 
 
 def _runs(pid: int) -> bool:
@@ -199,7 +197,7 @@ def test_a_worker_that_is_not_running_is_said_at_once(
     assert "the local Worker is not running" in line
     assert "invoke nimbus.cloud.dev" in line
     assert "cloud/dev.json" in line
-    assert time.monotonic() - began < 10  # it was 30
+    assert time.monotonic() - began < 20  # it was 30, and the beginning of the command
 
 
 def test_no_second_worker_beside_the_worker(tmp_path: Path, dev: dict[str, str]) -> None:

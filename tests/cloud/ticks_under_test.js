@@ -64,6 +64,46 @@ await tell({
     }
     return said;
   },
+  /**
+   * Of nine items in the Queue, three are wanted there now, as there is less to do. The others are
+   * not lost: when it is their turn they are not sent again.
+   */
+  async sent_before_and_not_wanted_now() {
+    const here = world({ ...queued(9), "batch:p:b": batch("run") }, { CONCURRENCY: "1" });
+    const sent = Array.from({ length: 9 }, (_, n) => [key(n + 1), Date.now() - 400_000]);
+    here.data.set("cloud:p:tick", { sent: Object.fromEntries(sent) });
+    const said = [(await tick(here.env)).sent];
+    for (const n of [1, 2, 3]) here.data.delete(key(n));
+    return [...said, (await tick(here.env)).sent];
+  },
+  /**
+   * A failed page was queued again, and listings show its status as it was before: its batch is not
+   * called failed, which no tick would correct when it is done. It was sent; it waits; or nothing of
+   * it is to be seen but that its batch is retried, which was long ago, or just now.
+   */
+  async retried_and_listed_as_before() {
+    const made = iso(Date.now() - 30_000);
+    const item = `queue:p:02:${made.replace(/[^0-9]/g, "")}:page_1`;
+    const failed = { ...QUEUED, status: "failed", queued: undefined };
+    const retried = (rev) => ({ "batch:p:b": { ...batch("retry"), status: "retrying", rev } });
+    const worlds = [
+      { ...retried(long), "cloud:p:tick": { sent: { [item]: Date.now() - 20_000 } } },
+      ...[{ ...retried(long), [item]: {} }, retried(long), retried(made)],
+    ];
+    const said = [];
+    for (const values of worlds) {
+      const here = world({ ...pages(1, failed), ...values }, { LAG_SECONDS: "60" });
+      const status = async () => (await here.env.KV.getWithMetadata("batch:p:b")).metadata.status;
+      await tick(here.env);
+      said.push(await status());
+      here.data.delete(item);
+      here.data.get("batch:p:b").rev = long;
+      here.data.set("status:p:page_1", { ...done(iso()), updated: iso() });
+      await tick(here.env);
+      said.push(await status());
+    }
+    return said;
+  },
   /** What a tick remembers may be lost, or rubbish: then it works, and sends, as if it knew nothing. */
   async memories_that_are_none() {
     const later = Date.now() + 3_600_000;

@@ -15,10 +15,7 @@ from nimbus_tasks.core.queue_document import DocumentQueueStore
 from nimbus_tasks.core.records import PageStatus, queue_entry
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, Store
-
-pytest.register_assert_rewrite("tests.kv.store_suite")
-
-from tests.kv.store_suite import IsolatedStoreSuite, Reopen  # noqa: E402 - as above
+from tests.kv.store_suite import IsolatedStoreSuite, Reopen
 
 PROJECT, BATCH = "proj_0123456789ab", "batch_20261124_081302"
 

@@ -64,8 +64,8 @@ def wait_until_it_has_the_store_open(process: subprocess.Popen[str], project: Pr
     ("arguments", "gone", "code"),
     [
         # It goes on trying for as long as it is let: the store may be put back.
-        (("nimbus.batch.monitor", "--interval=0.2", "--timeout=4"), delete, 6),
-        (("nimbus.batch.monitor", "--interval=0.2", "--timeout=4", "--json"), replace, 6),
+        (("nimbus.batch.monitor", "--interval=0.2", "--timeout=10"), delete, 6),
+        (("nimbus.batch.monitor", "--interval=0.2", "--timeout=10", "--json"), replace, 6),
         (("nimbus.batch.wait", "--interval=0.2"), replace, 5),
         (("nimbus.batch.wait", "--interval=0.2"), delete_the_folder, 5),
         (("nimbus.worker", "--forever", "--batch=latest"), delete, 5),

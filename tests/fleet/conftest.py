@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,29 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CloudflareStore, "lag_seconds", LAG)
     for name, value in QUICK.items():
         monkeypatch.setattr(f"nimbus_tasks.{name}", value)
+
+
+def slowly(seconds: float) -> Processor:
+    """A processor that takes so long for a page."""
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+        time.sleep(seconds)
+        return {"changes": 1}
+
+    return process
+
+
+def beginning_together(count: int, then: Processor) -> Processor:
+    """A processor like ``then``, whose first ``count`` pages wait for one another: so many are at
+    work at once, however late a worker begins."""
+    together, turns = threading.Barrier(count), itertools.count()
+
+    def process(page: Mapping[str, Any], progress: Callable[..., None]) -> Mapping[str, Any]:
+        if next(turns) < count:
+            together.wait(60)
+        return then(page, progress)
+
+    return process
 
 
 @dataclass
@@ -117,7 +142,7 @@ class Fleet:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
         assert errors == []
         assert not any(thread.is_alive() for thread in threads)
         return worked

@@ -19,10 +19,7 @@ from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, Store
 from tests.fleet.conftest import TOKEN
 from tests.kv.queue_server import QueueServer
-
-pytest.register_assert_rewrite("tests.kv.store_suite")
-
-from tests.kv.store_suite import IsolatedStoreSuite, Reopen  # noqa: E402 - as above
+from tests.kv.store_suite import IsolatedStoreSuite, Reopen
 
 PROJECT, BATCH = "proj_0123456789ab", "batch_20261124_081302"
 MOMENT = "2026-11-24T08:13:02.000000Z"

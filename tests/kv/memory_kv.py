@@ -80,8 +80,8 @@ class MemoryClient:
     def pause_seconds(self) -> float:
         return 0.0
 
-    def namespace_exists(self) -> bool:
-        return True
+    def check_namespace(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -21,10 +21,7 @@ from nimbus_tasks.kv import sqlite
 from nimbus_tasks.kv.lock import FileLock
 from nimbus_tasks.kv.sqlite import SqliteStore
 from nimbus_tasks.kv.store import Entry, KeyInfo, Store
-
-pytest.register_assert_rewrite("tests.kv.store_suite")
-
-from tests.kv.store_suite import BrokenOffError, IsolatedStoreSuite, Reopen, fill, keys  # noqa: E402
+from tests.kv.store_suite import BrokenOffError, IsolatedStoreSuite, Reopen, fill, keys
 
 #: Fresh processes, as commands are; a fork would inherit the lock and the connection.
 SPAWN = multiprocessing.get_context("spawn")

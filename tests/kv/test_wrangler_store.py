@@ -15,15 +15,13 @@ import pytest
 
 from nimbus_tasks.kv.cloudflare.journal import KEPT_SECONDS
 from nimbus_tasks.kv.store import Entry, Store
+from tests.kv.store_suite import VALUES, Reopen, StoreSuite, keys
 from tests.kv.test_cloudflare_store import Open, Time, opening
 
 if TYPE_CHECKING:
     from tests.wrangler.server import Wrangler
 
-pytest.register_assert_rewrite("tests.kv.store_suite")
 pytest_plugins = ["tests.wrangler.server"]
-
-from tests.kv.store_suite import VALUES, Reopen, StoreSuite, keys  # noqa: E402 - as above
 
 
 @pytest.fixture

@@ -39,11 +39,11 @@ def test_on_a_terminal_it_goes_to_stderr_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = a_terminal(monkeypatch)
-    use(ProgressBar("file"))
+    use(ProgressBar())
 
     assert "checking" in terminal.text
     assert "sending" in terminal.text
-    assert "file" in terminal.text
+    assert "page/s" in terminal.text
     assert capsys.readouterr().out == ""
 
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from nimbus_tasks.batch.status import view_batch
 from nimbus_tasks.core import batches
 from nimbus_tasks.core.batches import BatchView
-from nimbus_tasks.core.clock import utc_now
 from nimbus_tasks.core.errors import InterruptedByUserError, StoreError, TimedOutError
 from nimbus_tasks.core.project import WORKER_ENGINES, Project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.figures import duration, pages
 
 DEFAULT_INTERVAL = 5.0
-#: So often a screen is told the time, whether or not there is anything new.
+#: A screen is drawn anew at least this often, since ages grow while nothing else changes.
 _TICK_SECONDS = 1.0
 #: A look that takes no longer than this is no outage.
 _PATIENCE_SECONDS = 3.0
@@ -31,8 +31,8 @@ _FAREWELL_SECONDS = 0.3
 
 
 def detached(view: BatchView | None, task: str) -> InterruptedByUserError:
-    """That only the watching of ``task`` has ended, and how to come back to it; ``view`` is the
-    last look at the batch, if there was one."""
+    """The error that tells of Ctrl-C: only the watching of ``task`` has ended. It says how to come
+    back; ``view`` is the last look at the batch, if there was one."""
     if view is None:
         return InterruptedByUserError("detached")
     batch_id = view.head.batch_id
@@ -61,9 +61,10 @@ def watch_batch(
     """Look at a batch every ``interval`` seconds until it has ended; the last look is the end.
 
     The batch is chosen once: a later one does not take the place of ``latest``. Where the store's
-    budget runs low the interval is stretched, and ``tell`` is told so. Once the batch is found,
-    errors of the ``outlast`` kinds do not end the watching: ``lost`` is told each, and the store is
-    opened anew until it answers. Raises :class:`TimedOutError` after ``timeout`` seconds.
+    budget runs low the interval is stretched, and ``tell`` is called with words that say so. Once
+    the batch is found, errors of the ``outlast`` kinds do not end the watching: ``lost`` is called
+    with each, and the store is opened anew until it answers. Raises :class:`TimedOutError` after
+    ``timeout`` seconds.
     """
     stretched = False
     batch_id = batches.find(store, project.project_id, batch).batch_id
@@ -76,7 +77,7 @@ def watch_batch(
             try:
                 if current is None:
                     current = reopened.enter_context(project.open_store(tell=tell))
-                known = _look(current, project, batch_id)
+                known = view_batch(project, current, batch_id)
                 pause = current.read_pause
             except outlast as error:
                 lost(error)
@@ -94,12 +95,6 @@ def watch_batch(
                 tell(f"few requests are left to the account: looks every {every}")
             stretched = pause > 0
             sleep(interval + pause if left is None else min(interval + pause, left))
-
-
-def _look(store: Store, project: Project, batch_id: str) -> BatchView:
-    with store.snapshot() as reading:
-        head = batches.find(reading, project.project_id, batch_id)
-        return batches.look(reading, head, utc_now(), engine=project.engine)
 
 
 def _timed_out(batch_id: str, timeout: float | None, known: BatchView | None) -> TimedOutError:

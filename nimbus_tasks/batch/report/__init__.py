@@ -39,7 +39,7 @@ from nimbus_tasks.ui.console import Console, stdout_to_stderr
 from nimbus_tasks.ui.text import path_here
 
 _FAILURES_SHOWN = 20
-#: What a report says of the worker's settings; a command's text may have a secret in it.
+#: The worker's settings that a report names: not ``command``, whose text may hold a secret.
 _OPTIONS_SHOWN = ("processor", "concurrency", "max_attempts", "timeout", "lease")
 
 
@@ -57,7 +57,7 @@ class Report:
 
 
 class _Form(Protocol):
-    """A file in the making."""
+    """A report file as it is written: rows some at a time, then its end."""
 
     def add(self, rows: Sequence[Row]) -> None: ...
 
@@ -75,8 +75,9 @@ def write_report(
     """Write the report of a batch (the latest, if left out) to the project's reports folder.
 
     ``formats`` are of ``json``, ``html`` and ``csv``, at least one; ``options`` are settings of the
-    worker that the HTML names. Where one cannot be written, none is changed. Raises
-    :class:`NotFoundError` for an unknown batch, :class:`StoreError` if one cannot be written.
+    worker that the HTML names. Where one file cannot be written, none is changed. Raises
+    :class:`NotFoundError` for an unknown batch, :class:`StoreError` for a file that cannot be
+    written.
     """
     now = utc_now()
     with store.snapshot() as reading:
@@ -87,8 +88,10 @@ def write_report(
         paths = {name: project.reports / f"{head.batch_id}_report.{name}" for name in formats}
         try:
             with atomic_files(paths.values()) as files:
-                made = _Making(project, view, to_iso(now), options or {})
-                forms = [made.form(name, file) for name, file in zip(paths, files, strict=True)]
+                forms = [
+                    _form(name, file, project, view, to_iso(now), options or {})
+                    for name, file in zip(paths, files, strict=True)
+                ]
                 for rows in report_rows(reading, head, pages):
                     for form in forms:
                         form.add(rows)
@@ -99,24 +102,22 @@ def write_report(
     return Report(paths, view)
 
 
-@dataclass(frozen=True)
-class _Making:
-    """What the files say alike, each in its form."""
+def _form(
+    name: str,
+    file: TextIO,
+    project: Project,
+    view: BatchView,
+    generated: str,
+    options: Mapping[str, Any],
+) -> _Form:
+    """The form of that name, which writes to ``file``."""
+    if name == "json":
+        return JsonReport(file, view, generated)
+    if name == "csv":
+        return CsvReport(file)
+    from nimbus_tasks.batch.report.as_html import HtmlReport  # jinja2 and charts, for HTML alone
 
-    project: Project
-    view: BatchView
-    generated: str
-    options: Mapping[str, Any]
-
-    def form(self, name: str, file: TextIO) -> _Form:
-        """The form of that name, which writes to ``file``."""
-        if name == "json":
-            return JsonReport(file, self.view, self.generated)
-        if name == "csv":
-            return CsvReport(file)
-        from nimbus_tasks.batch.report.as_html import HtmlReport
-
-        return HtmlReport(file, self.project, self.view, self.generated, self.options)
+    return HtmlReport(file, project, view, generated, options)
 
 
 @command(
@@ -161,7 +162,7 @@ def report(
 
 
 def _worker_options(c: Context) -> dict[str, Any]:
-    """What is set of the worker; what a worker would refuse is none of what it ran with."""
+    """The worker's settings, but for those that a worker refuses: with them it has not run."""
     found = {}
     for name in _OPTIONS_SHOWN:
         with suppress(UsageError):

@@ -34,6 +34,13 @@ _GROUPS_SHOWN = 20
 _EXAMPLES_SHOWN = 5
 #: The order in which a batch's states are read: what is done, what went wrong, what is left.
 _ORDER = ("done", "failed", "cancelled", "processing", "queued", "uploaded")
+#: A project's ``store`` and ``queue`` in words.
+_STORES = {"sqlite": "embedded (SQLite)", "cloudflare": "Cloudflare Workers KV"}
+_QUEUES = {
+    "keys": "one key an item",
+    "document": "one document",
+    "cloudflare-queues": "a Cloudflare Queue",
+}
 
 
 class HtmlReport:
@@ -55,7 +62,7 @@ class HtmlReport:
         self._digest = Digest()
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Take the next page."""
+        """Take the next pages."""
         for row in rows:
             self._digest.add(row)
 
@@ -250,12 +257,10 @@ def _cells(row: Row) -> dict[str, str]:
 
 def _setup(project: Project, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What it ran with, as far as it is known here; nothing that is secret or tells of a home."""
-    stores = {"sqlite": "embedded (SQLite)", "cloudflare": "Cloudflare Workers KV"}
-    queue = "one document" if project.queue == "document" else "one key an item"
     facts = [
         ("project", f"{shown(project.name, 80)} ({project.project_id})"),
-        ("store", stores.get(project.store, project.store)),
-        ("queue", queue),
+        ("store", _STORES[project.store]),
+        ("queue", _QUEUES[project.queue]),
         ("nimbus-tasks", version_of()),
         ("Python", f"{platform.python_version()} on {platform.system()}"),
     ]

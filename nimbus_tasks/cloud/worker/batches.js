@@ -2,21 +2,25 @@
  * Batches: what their pages add up to, and the snapshot of it in the batch record. What
  * lifecycle.py and batch_records.py of nimbus_tasks/core have in Python.
  *
- * A head is a batch record without its pages: `{id, status, intent, page_count, counts}`, of which
- * the intent is what was last asked for the batch, and all else the snapshot of whoever wrote it.
+ * A head is a batch record without its pages: `{id, status, intent, page_count, counts, rev}`. The
+ * intent is what was last asked for the batch, `rev` when the record was written, and all else the
+ * snapshot of whoever wrote it.
  */
 
 import { STATES, batchKey, count, idUnder, isFresh, known, object, text, time } from "./fields.js";
-import { parse } from "./kv.js";
+import { parse, unlessRefused } from "./kv.js";
 
 const FINAL = ["completed", "partially_completed", "failed", "cancelled"];
 const INTENTS = ["upload", "run", "retry", "cancel"];
-/** Of so many pages a tick has the states at hand, and their record: half of its 128 MB. */
+/** So many pages' states a tick holds, and the record of their batch, in half of its 128 MB. */
 export const PAGES_HELD = 100_000;
-/** Records of writers that leave no metadata are read whole; older ones than these are not. */
+/** Records without metadata, of other writers, have to be read whole: so many, the newest. */
 const FOREIGN_READ = 20;
 
-/** Whether nothing changes the batch unasked. */
+/** Listing of pages taken over; record read; listing and record written; remember of tick.js. */
+const OPERATIONS_A_SNAPSHOT = 6;
+
+/** Whether the batch is over: then nothing changes it but a retry, or an upload. */
 export const isFinal = (head) => FINAL.includes(head.status);
 
 /** The heads of the project's batches, or of those whose ids begin so, by id. */
@@ -55,6 +59,7 @@ function headOf(batch, from) {
     intent: INTENTS.find((one) => (text(value.intent) ?? status).startsWith(one)) ?? "run",
     page_count: count(value.page_count) ?? Object.keys(object(value.pages)).length,
     counts: Object.fromEntries(STATES.map((state) => [state, count(given[state]) ?? 0])),
+    rev: text(value.rev),
   };
 }
 
@@ -120,34 +125,66 @@ export function batchStatus(intent, counts, superseded) {
   return counts.done ? "partially_completed" : "failed";
 }
 
+/** Bring batch records up to date: how many were written, and how many are left for later. */
+export async function sumUp(cx, heads, { tallies, postponed }) {
+  let [snapshots, left] = [0, 0];
+  for (const head of heads.values()) {
+    const tally = tallies.get(head.id);
+    if (!tally || (isFinal(head) && !tally.isOpen)) continue;
+    if (postponed.has(head.id) || cx.kv.left < OPERATIONS_A_SNAPSHOT) {
+      left += 1;
+      continue;
+    }
+    await addSuperseded(cx, head, tally);
+    const said = await unlessRefused(() => saveSnapshot(cx, head, tally));
+    if (said === "written") snapshots += 1;
+    if (said === "later") left += 1;
+  }
+  return { snapshots, left };
+}
+
+/** Count the pages that a later batch took over, as they were then: their statuses are its now. */
+async function addSuperseded({ kv, project }, head, tally) {
+  if (tally.seen >= head.page_count) return;
+  const prefix = `superseded:${project}:${head.id}:`;
+  for await (const { name, metadata } of kv.scan(prefix)) {
+    const page = idUnder(prefix, name);
+    if (page && tally.seen < head.page_count && STATES.includes(metadata?.status))
+      tally.add(page, metadata);
+  }
+}
+
 /**
  * Write into the batch record what its pages add up to: "written", "as it is" where nothing has
  * changed, or "later" when it may be done. The tasks read the metadata, others the value, with the
  * state of each page; where there is no memory for those it stays as it is.
  *
  * The tasks write intent and pages into the same record, and KV may show it as it was before: our
- * write would undo theirs. So it is left alone while they upload; for as long as reads lag after a
- * page was queued or cancelled, which upload, retry and cancel do; and where what was asked for is
- * not the same in all that is read of it, last of all just before it is written.
+ * write would undo theirs. So it is left alone
+ *
+ * - while they upload;
+ * - for as long as reads lag after a page was queued or cancelled: upload, retry and cancel do that;
+ * - as long after a retry, where the pages show nothing of it yet and the batch seems to be over;
+ * - where two reads of it differ in what was asked for, of which the last is just before the write.
  */
 export async function saveSnapshot(cx, head, tally) {
-  const told = tally.snapshot(head);
-  const said = ({ status, page_count, counts }) => JSON.stringify([status, page_count, counts]);
-  if (head.intent === "upload" || said(told) === said(head)) return "as it is";
+  const snapshot = tally.snapshot(head);
+  const shown = ({ status, page_count, counts }) => JSON.stringify([status, page_count, counts]);
+  if (head.intent === "upload" || shown(snapshot) === shown(head)) return "as it is";
   if (isFresh(cx, tally.lastWaiting)) return "later";
+  if (head.intent === "retry" && isFinal(snapshot) && isFresh(cx, head.rev)) return "later";
   const key = batchKey(cx.project, head.id);
   let { text: value, metadata } = await cx.kv.read(key);
-  const record = tally.states && parse(value);
+  const record = tally.states && parse(value); // without states the value goes back as it is
   if (record) value = null; // of so many pages there is memory for one copy
-  const read = isOurs(metadata) ? metadata : record;
+  const before = isOurs(metadata) ? metadata : record;
   // Nobody can read it; its pages are worked on all the same.
-  if (!read || (tally.states && !record)) return "as it is";
-  const others = isOurs(metadata) ? metadata : { created: time(read.created) ?? "" };
-  const before = headOf(head.id, read);
-  if (record) value = JSON.stringify(withSnapshot(record, told, tally.states));
+  if (!before || (tally.states && !record)) return "as it is";
+  if (record) value = JSON.stringify(withSnapshot(record, snapshot, tally.states));
   const isAsked = (one) => one?.intent === head.intent && one.page_count === head.page_count;
-  if (!isAsked(before) || !isAsked(await readHead(cx, head.id))) return "later";
-  await cx.kv.put(key, value, known({ ...others, ...told }));
+  if (!isAsked(headOf(head.id, before)) || !isAsked(await readHead(cx, head.id))) return "later";
+  const others = isOurs(metadata) ? metadata : { created: time(before.created) ?? "" };
+  await cx.kv.put(key, value, known({ ...others, ...snapshot }));
   return "written";
 }
 

@@ -1,24 +1,25 @@
 /**
  * The census: a listing of all pages of the project, by their small statuses, and what it adds up
  * to. It lists 1,000 pages an operation and may have two fifths of a tick's: 400,000 pages. Where
- * there are more, the next tick goes on, and the census that came to its end is what counts.
+ * there are more, the next tick goes on, and only a census that is at its end counts.
  */
 
 import { PAGES_HELD, Tally, isFinal } from "./batches.js";
-import { STATES, id, idOf, idUnder, isFresh, queueKey, queuePrefix, statusKey } from "./fields.js";
+import { STATES, id, idOf, idUnder, isEarly, isFresh } from "./fields.js";
+import { queueKey, queuePrefix, statusKey } from "./fields.js";
 import { isObject, iso } from "./kv.js";
 import { hasLapsed, small } from "./records.js";
 
 const SHARE = 0.4; // of a tick's operations
 const LATELY_MS = 60_000;
-const MOST_KEPT = 5000; // of pages that are in no queue: as many as a tick sends
+const MOST_KEPT = 5000; // of the missing items: as many as a tick sends
 
 export class Census {
   ticks = 0; // that it has taken
   inFlight = 0;
   endedLately = 0; // pages that ended within the last minute
   missing = []; // the keys of the items that queued pages should have and have not
-  cursor = undefined; // where the next tick goes on
+  cursor = undefined; // where the next tick goes on, if this one is not at the end
 
   /** `heads` are the batches, and `before` is what the tick before has left of it, if anything. */
   constructor(heads, before) {
@@ -26,33 +27,44 @@ export class Census {
     Object.assign(this, counts);
     this.tallies = new Map(tallies.map(([batch, tally]) => [batch, new Tally(tally)]));
     this.lapsed = []; // pages of this tick
-    this.waiting = new Set(); // batches whose snapshot is for another tick
+    this.postponed = new Set(); // batches whose snapshot is for another tick
     if (!before) this.#holdStates(heads);
   }
 
-  /** What the next tick is to know of it, as JSON. */
+  /** What the next tick is to know of it, as JSON: the states of pages are too many for that. */
   get rest() {
-    const { tallies, lapsed, waiting, ...counts } = this;
-    return { ...counts, tallies: [...tallies] };
+    const { tallies, lapsed, postponed, ...counts } = this;
+    const bare = [...tallies].map(([batch, tally]) => [batch, { ...tally, states: null }]);
+    return { ...counts, tallies: bare };
   }
 
-  /** Go on with it, as far as this tick comes. `queue` and `sent` are those of missingFrom. */
+  /**
+   * Go on with it, as far as this tick comes. `queue` is the listing of the first items; `sent` are
+   * those that have been sent, and may be claimed by now.
+   */
   async take(cx, queue, sent) {
-    const missing = missingFrom(cx, queue, sent);
+    const items = new Set([...sent.keys(), ...queue.keys.map(({ name }) => name)]);
+    const itemOf = new Map([...items].map((item) => [idOf(item), item]));
     const [now, lately] = [iso(), iso(Date.now() - LATELY_MS)];
     this.ticks += 1;
     do {
-      for (const [page, status] of await this.#nextListing(cx)) {
+      for (let [page, status] of await this.#nextListing(cx)) {
+        // Queued anew (a retry), which KV does not show yet: else its batch would seem to be over.
+        if (itemOf.has(page) && isEarly(cx, itemOf.get(page), status.updated))
+          status = { status: "queued", batch_id: status.batch_id, updated: now };
         if (!this.tallies.has(status.batch_id)) this.tallies.set(status.batch_id, new Tally());
         this.tallies.get(status.batch_id).add(page, status);
         if (hasLapsed(status, now)) this.lapsed.push(page);
         else if (status.status === "processing") this.inFlight += 1;
         else if (status.completed > lately) this.endedLately += 1;
-        else if (status.status === "queued") this.missing.push(...missing(page, status));
+        else if (status.status === "queued" && !queue.cursor && !isFresh(cx, status.updated)) {
+          // The listing of the queue is whole, and has had the time to show the item.
+          const item = itemFor(cx, page, status, itemOf);
+          if (!items.has(item)) this.missing.push(item);
+        }
       }
       this.missing.splice(MOST_KEPT);
     } while (this.cursor && cx.kv.left > cx.operations * (1 - SHARE));
-    if (this.cursor) this.#dropStates();
   }
 
   /** The pages of the next listing, each with its small status. */
@@ -83,31 +95,14 @@ export class Census {
     let room = PAGES_HELD;
     for (const { id, page_count } of open.sort(() => Math.random() - 0.5)) {
       room -= page_count;
-      if (room < 0) this.waiting.add(id);
+      if (room < 0) this.postponed.add(id);
       else this.tallies.set(id, new Tally({ states: new Map() }));
     }
   }
-
-  /** They do not last from one tick to the next: then no batch has any. */
-  #dropStates() {
-    for (const tally of this.tallies.values()) tally.states = null;
-    this.waiting.clear();
-  }
 }
 
-/**
- * Which item a queued page should have and has not (none, or one): a function of page and small
- * status. Only where `queue`, the first items, is all of it can one be missing. `sent` are items
- * that may be gone, though the page is not seen to be claimed.
- */
-function missingFrom(cx, queue, sent) {
-  const keys = new Set(queue.keys.map(({ name }) => name));
-  const pages = new Set([...keys].map(idOf));
-  return (page, status) => {
-    // The item of a page that was queued just now may not be seen yet.
-    if (queue.cursor || isFresh(cx, status.updated)) return [];
-    const key = queueKey(cx.project, page, status);
-    if (key === null) return pages.has(page) ? [] : [`${queuePrefix(cx.project)}05:0:${page}`];
-    return keys.has(key) || sent.has(key) ? [] : [key];
-  };
-}
+/** The item of a queued page. A writer may not say which: then any that there is will do. */
+const itemFor = (cx, page, status, itemOf) =>
+  queueKey(cx.project, page, status) ??
+  itemOf.get(page) ??
+  `${queuePrefix(cx.project)}05:0:${page}`;

@@ -34,7 +34,7 @@ export function isFresh({ lagSeconds }, moment) {
   return lagSeconds > 0 && digits(moment) > digits(from) && digits(moment) < digits(to);
 }
 
-/** Whether a queue item may be seen before the status of its page, which is of that time. */
+/** Whether the item is so new that KV may not show its page's status yet, but one of before. */
 export function isEarly(cx, item, updated) {
   const made = digits(item.split(":").at(-2));
   return isFresh(cx, made) && made > digits(updated);

@@ -57,7 +57,7 @@ export function asLost(status, message) {
   return { ...asEnded(status, outcome), lapses: status.lapses };
 }
 
-/** The page waiting, where it stood before or since `queuedAt`; an attempt has taken `usage`. */
+/** The page in the queue, at its place of before or of `queuedAt`; an attempt has taken `usage`. */
 export function asQueued(status, usage, queuedAt) {
   const [updated, place] = [iso(), object(status.queued)];
   const queued = {
@@ -71,14 +71,14 @@ export function asCancelled(status) {
   return { ...without(status), status: "cancelled", updated: iso() };
 }
 
-/** A record without the part that goes with its state; what it has taken, and now takes, stays. */
+/** The record without the part that goes with its state; what its attempts took is in `spent`. */
 function without(status, usage) {
   const { queued, processing, result, error, spent, ...rest } = status;
   const all = usageOf(status, usage);
   return Object.keys(all).length ? { ...rest, spent: all } : rest;
 }
 
-/** The page in hand, of which an attempt that goes on has taken so much already. */
+/** The record of a page in hand, with what its attempt has taken so far. */
 export function withUsage(status, usage) {
   return usage ? { ...status, spent: usageOf(status, usage) } : status;
 }
@@ -130,9 +130,9 @@ export function ownFields(status) {
 /**
  * The status as the holder of `job` has to take it: null when the page is his no longer.
  *
- * KV may show a record of before the claim. So what is older than the claim counts as out of date,
- * and only what is newer takes the page away. That holds for an outcome of this very attempt as well:
- * the claim was made by an older read, and has been written over it. Let go, it would lapse.
+ * KV may show a record of before the claim. So only one that is newer than the claim takes the page
+ * away. An older one is out of date, even where it is an outcome: the claim has been written over
+ * it, and a page that is let go then would stay in nobody's hands until its lease is over.
  */
 export function held(status, job) {
   if (status.status === "processing" && status.processing?.claim === job.claim) return status;

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nimbus_tasks.kv.cloudflare.queues import QueueClient
     from nimbus_tasks.kv.cloudflare.transport import Transport
 
-OFFICIAL_API = "https://api.cloudflare.com/client/v4/accounts"
+OFFICIAL_API = "https://api.cloudflare.com/client/v4"
 TOKEN_VARIABLE, ACCOUNT_VARIABLE = "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -39,8 +39,7 @@ def open_cloudflare(
     """The store that a configuration's ``cloudflare`` part names; nothing is sent yet.
 
     ``folder`` is where the journal of recent writes lies; ``shared`` says that other machines write
-    the same records. Raises :class:`UsageError` as
-    :func:`open_client` does.
+    the same records. Raises :class:`UsageError` as :func:`open_client` does.
     """
     from nimbus_tasks.kv.cloudflare.journal import Journal
     from nimbus_tasks.kv.cloudflare.store import CloudflareStore
@@ -60,7 +59,7 @@ def open_client(
 ) -> KVClient:
     """A client of the namespace that a configuration names.
 
-    The token comes from the environment alone, and is needed but for a server on this machine.
+    The token comes from the environment alone; only a server on this machine can do without.
     Raises :class:`UsageError` where something is missing or is no id.
     """
     from nimbus_tasks.kv.cloudflare.client import KVClient
@@ -132,7 +131,7 @@ def _checked_id(config: Mapping[str, Any], name: str, shown_by: str) -> str:
 
 
 def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    """All of the address before ``/storage/kv``. Raises :class:`UsageError`."""
+    """The part of the address before ``/storage/kv`` or ``/queues``. Raises :class:`UsageError`."""
     base = config.get("api_base")
     if base:
         if not isinstance(base, str):
@@ -147,4 +146,4 @@ def api_prefix(config: Mapping[str, Any], environment: Mapping[str, str]) -> str
             "the Cloudflare account is not known, or is no id",
             advice=f"Set {ACCOUNT_VARIABLE}, or 'cloudflare.account_id' in {config_name()}.",
         )
-    return f"{OFFICIAL_API}/{account}"
+    return f"{OFFICIAL_API}/accounts/{account}"

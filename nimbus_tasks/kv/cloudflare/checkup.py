@@ -25,9 +25,9 @@ def check_up(client: KVClient, project_id: str) -> Iterator[Step]:
     Nothing is left behind, whatever fails. Raises :class:`StoreError`, which says the cure.
     """
     begun = time.monotonic()
-    if client.verify_token() is not None:
+    if client.verify_token():
         yield Step("token", "the API token is active")
-    client.namespace_exists()
+    client.check_namespace()
     yield Step("namespace", "the KV namespace answers")
     key = f"doctor:{project_id}:{secrets.token_hex(6)}"
     entry = Entry(key, '{"doctor":true}', {"doctor": True})

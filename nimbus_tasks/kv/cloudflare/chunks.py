@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 from nimbus_tasks.core.errors import StoreError
 from nimbus_tasks.kv.store import MAX_KEY_BYTES, MAX_METADATA_BYTES, MAX_VALUE_BYTES, Entry
 
-#: The API takes ten times as much; in practice that runs into time-outs.
+#: Of one request. The API takes ten times as much; in practice that runs into time-outs.
 MAX_PAIRS = 1000
 MAX_BODY_BYTES = 10_000_000
-
-
-#: Groups of writes that fit into one request are sent as one.
-_PAIRS_A_REQUEST, _CHARACTERS_A_REQUEST = 1000, 8_000_000
+#: Characters of values that fit into such a body with what surrounds them, as a rule.
+_CHARACTERS_A_REQUEST = 8_000_000
 
 
 class Pending(NamedTuple):
@@ -43,9 +41,11 @@ class Chunk:
 
     @property
     def keys(self) -> list[str]:
+        """The keys in it, in their order."""
         return list(self._spans)
 
     def only(self, keys: Iterable[str]) -> Chunk:
+        """A chunk of those of its parts."""
         return Chunk({key: self.body[self._spans[key]] for key in keys})
 
 
@@ -85,7 +85,7 @@ def dump(thing: object) -> bytes:
 
 
 def checked_text(text: str) -> str:
-    """``text``, if it can be sent."""
+    """``text``, if it can be sent. Raises :class:`StoreError`."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -94,7 +94,8 @@ def checked_text(text: str) -> str:
 
 
 def check_limits(entry: Entry) -> Entry:
-    """What the other stores refuse too, said before it has cost a request."""
+    """The entry, if every store would take it. Raises :class:`StoreError` for one that is too large
+    or is no text: before it has cost a request."""
     key, value, metadata = entry
     if key in ("", ".", "..") or len(checked_text(key).encode()) > MAX_KEY_BYTES:
         raise StoreError(f"no key of a store, or longer than {MAX_KEY_BYTES} bytes: {key[:60]!r}")
@@ -116,8 +117,9 @@ def check_limits(entry: Entry) -> Entry:
 
 
 def in_requests(pending: dict[str, Pending]) -> Iterator[list[Entry]]:
-    """The entries to put, in the order of their groups: those that go as one, or that may go side
-    by side. A group begins only when the one before is written, unless one request takes both."""
+    """The entries to put, in the order of their groups. What is yielded together may be sent side
+    by side: one group, or several of which one request takes all. The next ones have to wait until
+    it is written."""
     ready: list[Entry] = []
     size, group = 0, 0
     for write in pending.values():
@@ -126,7 +128,7 @@ def in_requests(pending: dict[str, Pending]) -> Iterator[list[Entry]]:
         if ready and write.group != group:
             rest = [w.entry for w in pending.values() if w.entry and w.group == write.group]
             size_of_rest = sum(len(entry.value) for entry in rest)
-            fits = len(ready) + len(rest) <= _PAIRS_A_REQUEST
+            fits = len(ready) + len(rest) <= MAX_PAIRS
             if not fits or size + size_of_rest > _CHARACTERS_A_REQUEST:
                 yield ready
                 ready, size = [], 0

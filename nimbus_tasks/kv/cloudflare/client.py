@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from nimbus_tasks.core.errors import StoreError
+from nimbus_tasks.kv.cloudflare import OFFICIAL_API
 from nimbus_tasks.kv.cloudflare.chunks import (
     Chunk,
     check_limits,
@@ -32,7 +33,6 @@ _LISTED_ALONE = 20
 #: How often a bulk call may make no headway, with 1, 2, 4 and 8 seconds between.
 _TRIES_WITHOUT_HEADWAY = 5
 _TOO_LARGE = 413
-_OFFICIAL_API = "https://api.cloudflare.com/client/v4"
 
 _Client = TypeVar("_Client", bound="KVClient")
 _Item = TypeVar("_Item")
@@ -87,15 +87,16 @@ class KVClient:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def verify_token(self) -> str | None:
-        """``"active"``, or a :class:`StoreError`; ``None`` where no token can be verified.
+    def verify_token(self) -> bool:
+        """Whether the token is known to be active; ``False`` where the server verifies none.
 
-        A token of a user and one of an account are verified at different addresses.
+        Raises :class:`StoreError` for one that is not active. A token of a user and one of an
+        account are verified at different addresses.
         """
-        if not self._transport.prefix.startswith(f"{_OFFICIAL_API}/"):
-            return None
+        if not self._transport.prefix.startswith(f"{OFFICIAL_API}/"):
+            return False
         answer = self._transport.request(
-            "GET", "/user/tokens/verify", base=_OFFICIAL_API, accept=(400, 401, 403)
+            "GET", "/user/tokens/verify", base=OFFICIAL_API, accept=(400, 401, 403)
         )
         if answer.status != 200:
             answer = self._transport.request("GET", "/tokens/verify")
@@ -106,12 +107,11 @@ class KVClient:
                 "the API token is not active: it is disabled, has expired or is not yet valid",
                 advice="Make a new one at https://dash.cloudflare.com/profile/api-tokens",
             )
-        return "active"
-
-    def namespace_exists(self) -> bool:
-        """``True``, or a :class:`StoreError` with what to do. Wrangler says yes to any name."""
-        self._transport.request("GET", f"{self._path}/keys?limit={_SHORTEST_PAGE}")
         return True
+
+    def check_namespace(self) -> None:
+        """Raises :class:`StoreError` where there is no such namespace. Wrangler has any."""
+        self._transport.request("GET", f"{self._path}/keys?limit={_SHORTEST_PAGE}")
 
     def list_keys(self, prefix: str, limit: int | None = None) -> Iterator[list[KeyInfo]]:
         """The keys that begin with ``prefix``, in byte order, a page at a time.

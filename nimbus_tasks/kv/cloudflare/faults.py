@@ -40,10 +40,9 @@ class Kind(Enum):
 
 
 class Service(NamedTuple):
-    """What of Cloudflare is asked: how its part is called, and what a person can check.
-
-    ``whose`` is said of a form of answers.
-    """
+    """What of Cloudflare is asked, in the words of messages: ``part`` is what the account must
+    have, ``setting`` where the configuration names it, ``listing`` the command that lists them;
+    ``whose`` goes before "form of answers"."""
 
     whose: str
     part: str
@@ -84,6 +83,7 @@ class Fault:
     status: int = 0
 
     def error(self) -> StoreError:
+        """The project's own error for it; a passing fault is a store that cannot be reached."""
         kind = StoreError if self.kind is Kind.PERMANENT else StoreUnreachableError
         return kind(self.message, advice=self.advice)
 
@@ -155,7 +155,7 @@ class Faults:
         if status in PASSING_STATUSES:
             fault = self._passing(f"{self._server} fails (HTTP {status})", f"answers {status}")
             if status == 503 and asked is not None:
-                return Fault(Kind.THROTTLED, fault.message, fault.advice, fault.brief, asked)
+                return replace(fault, kind=Kind.THROTTLED, retry_after=asked)
             return fault
         if "json" not in response.headers.get("Content-Type", "").lower():
             return Answer(status, {}) if status == 413 else self._nonsense(response)
@@ -170,7 +170,8 @@ class Faults:
         return replace(self._refused(status, document), status=status)
 
     def misshapen(self, what: str) -> Fault:
-        """A sound envelope with something else in it than the API's documentation says."""
+        """An answer to ``what`` that is a sound envelope, and holds something else than the API's
+        documentation says."""
         return Fault(
             Kind.PERMANENT,
             f"{self._server} answers {what} in a form that is not {self._service.whose}",
@@ -178,9 +179,11 @@ class Faults:
         )
 
     def cut_off(self) -> Fault:
+        """An answer that breaks off, or is half of a document."""
         return self._passing(f"the answers of {self._server} are cut off", "cut an answer off")
 
     def too_large(self, what: str) -> Fault:
+        """A 413 for ``what``, which cannot be sent in smaller parts."""
         return Fault(
             Kind.PERMANENT,
             f"{self._server} refuses {what} as too large (HTTP 413)",
@@ -188,6 +191,7 @@ class Faults:
         )
 
     def not_taken(self, count: int) -> Fault:
+        """``count`` keys of a bulk call that were refused each time it was sent again."""
         return Fault(
             Kind.PERMANENT,
             f"{self._server} keeps refusing {count:,} keys of a bulk request, without a reason",
@@ -303,11 +307,15 @@ class Faults:
         return "the TLS handshake failed"
 
     def _clean(self, text: str) -> str:
-        """One short line without control characters, and without the token if it was sent back."""
-        text = without_secret(text, self._secret)
-        shown = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-        shown = " ".join(shown.split())
-        return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"
+        """One short line, without the token if that was sent back."""
+        return one_line(without_secret(text, self._secret), _SHOWN_CHARACTERS)
+
+
+def one_line(text: str, most: int) -> str:
+    """``text`` on one line of ``most`` characters and an ellipsis, without control characters."""
+    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    shown = " ".join(plain.split())
+    return shown if len(shown) <= most else shown[:most] + "…"
 
 
 def _document(response: requests.Response) -> dict[str, Any]:

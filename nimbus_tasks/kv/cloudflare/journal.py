@@ -35,13 +35,14 @@ KEPT_SECONDS = 300.0
 TURN_TIMEOUT_SECONDS = 400.0
 #: The key that stands in the journal while something is sent.
 _SENDING = "~sending"
+#: Contents would fill the disk; that they were written is all that is needed of them.
+_LARGE = "page:"
 
 
 class Written(NamedTuple):
     """A write of ours: when (seconds since 1970), its revision, whether it was a deletion.
 
-    ``replaced`` is the digest of the value that was there before, if somebody had written that who
-    names no revision.
+    ``replaced`` is the digest of the value that was there before, if that had no revision.
     """
 
     key: str
@@ -67,15 +68,11 @@ class Kept(NamedTuple):
 class Journal:
     """The file ``path``; it may be deleted at any time, and then remembers nothing.
 
-    Values of keys that begin with ``large`` are not kept: they would fill the disk, and that they
-    were written is all that is needed.
+    ``clock`` gives seconds since 1970. Raises :class:`StoreError` where it cannot be written.
     """
 
-    def __init__(
-        self, path: Path, clock: Callable[[], float] = time.time, *, large: str = "page:"
-    ) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._large = large
         path.parent.mkdir(mode=0o775, parents=True, exist_ok=True)
         self._path = path
         try:
@@ -98,7 +95,7 @@ class Journal:
         now, digests = self._clock(), replaced or {}
         kept = []
         for entry in entries:
-            value = None if entry.key.startswith(self._large) else entry.value
+            value = None if entry.key.startswith(_LARGE) else entry.value
             document = json.dumps([value, entry.metadata], ensure_ascii=False)
             if len(document) * 4 > MAX_VALUE_BYTES and len(document.encode()) > MAX_VALUE_BYTES:
                 document = json.dumps([None, entry.metadata])  # what surrounds it is too much
@@ -144,12 +141,12 @@ class Journal:
             self._store.delete_many([_SENDING])
 
     def sending_since(self) -> float | None:
-        """When the command of this directory began to send that is sending now, or that was killed
-        when it was; ``None`` where there is none."""
+        """When a command of this directory began to send, in seconds since 1970, if it is still at
+        it or was killed meanwhile; else ``None``."""
         with self._sound():
             info = self._store.head(_SENDING)
             return None if info is None else float((info.metadata or {})["at"])
-        return None
+        return None  # a damaged file, which has just been begun anew
 
     @contextmanager
     def _sound(self) -> Iterator[None]:
@@ -205,7 +202,7 @@ class Journal:
         self._turns.close()
 
     def _is_old(self, info: KeyInfo) -> bool:
-        # What is of the future is of before a clock was set back, and nobody knows how old it is.
+        # A time of the future is from before a clock was set back: how old it is, nobody knows.
         return not 0 <= self._clock() - float((info.metadata or {}).get("at") or 0) <= KEPT_SECONDS
 
 

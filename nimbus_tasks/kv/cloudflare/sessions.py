@@ -80,12 +80,14 @@ class TimeLimit:
         self._socket: socket.socket | None = None
 
     def end(self) -> None:
+        """The time is over: the connection that is read is shut down."""
         self.is_over = True
         if self._socket is not None:
             with suppress(OSError):  # whoever reads it finds it at its end
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def watch(self, reading: socket.socket) -> None:
+        """The answer comes by this socket; it is shut down at once if the time is over already."""
         self._socket = reading
         if self.is_over:
             self.end()
@@ -100,8 +102,8 @@ _reading = _Reading()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[TimeLimit]:
-    """An answer that this thread reads has so many seconds as a whole, its headers too; a time-out
-    of a socket is one for each of its bytes. After that its connection is shut down."""
+    """An answer that this thread reads has so many seconds as a whole, its headers too; then its
+    connection is shut down. (A socket's own time-out begins anew with each byte that comes.)"""
     limit = TimeLimit()
     timer = threading.Timer(seconds, limit.end)
     timer.daemon = True

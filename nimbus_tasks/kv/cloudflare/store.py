@@ -36,7 +36,7 @@ from nimbus_tasks.kv.store import (
     Store,
 )
 
-#: So long a write of ours, or a look at one key, is not asked for again.
+#: For so long a write of ours, or a look at one key, is not asked for again.
 FRESH_SECONDS = 5.0
 #: How long a prefetched listing answers for what it does not have; KV's own look-ups lag as much.
 ABSENT_SECONDS = 60.0
@@ -44,15 +44,17 @@ ABSENT_SECONDS = 60.0
 REQUESTS_A_SECOND = 3.0
 #: Listings of at most so many keys are kept for the rest of a transaction.
 _KEYS_CACHED = 50_000
+#: Records that stay once they are there (but for a batch that ends empty): one that has been seen
+#: is not forgotten because a listing lacks it.
+_LASTING = ("status:", "batch:")
 
 
 class CloudflareStore(Store):
     """A store on one KV namespace.
 
-    ``paced``: it shares an account's budget of requests. ``shared``: what this directory has just
-    written somebody else may have written over, and is asked for again. ``lasting`` are prefixes of
-    records that stay once they are there: what has been seen of them is not forgotten because a
-    place lacks it.
+    ``paced``: it shares an account's budget of requests. ``shared``: other machines write the same
+    records, so even what this directory has just written is read again. ``sleep`` and ``clock`` are
+    for tests.
     """
 
     lag_seconds = 60.0
@@ -65,7 +67,6 @@ class CloudflareStore(Store):
         *,
         paced: bool = True,
         shared: bool = False,
-        lasting: tuple[str, ...] = ("status:", "batch:"),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,7 +74,7 @@ class CloudflareStore(Store):
         self._journal = journal
         self._paced = paced
         self._shared = shared
-        self._lasting = lasting
+
         self._sleep = sleep
         self._clock = clock
         self._pending: dict[str, Pending] | None = None
@@ -150,7 +151,7 @@ class CloudflareStore(Store):
         # While somebody is sending, the journal does not know all that has been written.
         if ours is not None and is_fresh and self._journal.sending_since() is None:
             return None if ours.written.is_deletion else KeyInfo(key, ours.metadata)
-        # Who takes a snapshot outside a transaction, a monitor say, wants to see what there is now.
+        # A snapshot outside a transaction is of somebody who looks, a monitor say: at what is now.
         is_look = self._cache is not None and self._pending is None
         if self._is_fresh(at) and not is_fresh and not is_look:
             return known
@@ -171,7 +172,7 @@ class CloudflareStore(Store):
         pages = self._client.list_keys(prefix, None if limit is None else limit + gone)
         soon = self._soon()
         listed: Iterator[KeyInfo] = (self._latest(info, soon) for page in pages for info in page)
-        if limit is None and prefix.startswith(self._lasting):
+        if limit is None and prefix.startswith(_LASTING):
             listed = self._with_seen(listed, prefix)
         kept: list[KeyInfo] | None = [] if limit is None and self._cache is not None else None
         # Closed at once where the listing fails: the journal's cursor would stay open.
@@ -186,8 +187,8 @@ class CloudflareStore(Store):
             self._cache[prefix] = kept
 
     def _latest(self, info: KeyInfo, soon: str) -> KeyInfo:
-        """The listed key, or what this process has seen of it already if that is newer; of the
-        future, later than ``soon``, neither counts."""
+        """The listed key, or what this process has seen of it already if that is newer. A revision
+        later than ``soon`` is of the future and is not believed."""
         revision = revision_of(info.metadata)
         if not revision or revision > soon:
             return info
@@ -200,8 +201,8 @@ class CloudflareStore(Store):
         return info
 
     def _with_seen(self, listed: Iterator[KeyInfo], prefix: str) -> Iterator[KeyInfo]:
-        """The listing, with what an earlier one had lately and this one has not: it comes from a
-        place that the record has not reached."""
+        """The listing, and what an earlier one had lately but this one lacks: it comes from a
+        location of Cloudflare's that the record has not reached yet."""
         since = self._clock() - self.lag_seconds
         known = iter(
             sorted(
@@ -249,9 +250,9 @@ class CloudflareStore(Store):
     def _is_newer(self, read: Entry | None, ours: Written) -> bool:
         """Whether a read is newer than our write.
 
-        Who writes no revision is somebody else, and may have written before us or after: before, if
-        it is the value that we found there. Of a listing, or where we had not looked, ours counts
-        as long as reads lag.
+        A value without a revision is somebody else's, written before ours or after: before, if it
+        is the value that we found there. In a listing, which has no values, or where we had not
+        looked before we wrote, ours counts as the newer for as long as reads lag.
         """
         revision = "" if read is None else stored_revision(read)
         if read is None or "" < revision <= self._soon():
@@ -261,8 +262,8 @@ class CloudflareStore(Store):
         return not 0 <= self._clock() - ours.at <= self.lag_seconds
 
     def _soon(self) -> str:
-        """The last revision that is believed. One of the future is of before a clock was set back,
-        or rubbish, and what is written by the clock as it is now would never be newer."""
+        """The last revision that is believed. A later one was made before a clock was set back, or
+        is rubbish: what is written now would never count as newer."""
         return moment(self._clock() + self.lag_seconds)
 
     def _is_there(self, read: Entry | None, ours: Written) -> bool:
@@ -321,8 +322,9 @@ class CloudflareStore(Store):
                 self._pending = None
 
     def _let_go_stale(self) -> None:
-        """It is our turn: whoever left the mark of sending was killed, and the journal does not
-        know what came of it. It is waited until nothing of before is taken unasked any more."""
+        """Wait out what a killed command may have sent. It is our turn, so whoever left the mark of
+        sending is gone, and the journal does not know what came of it: after ``FRESH_SECONDS`` what
+        it says is asked for again anyway."""
         if (begun := self._journal.sending_since()) is not None:
             self._sleep(max(0.0, min(FRESH_SECONDS, begun + FRESH_SECONDS - self._clock())))
 
@@ -385,7 +387,7 @@ class CloudflareStore(Store):
         return self._client.pause_seconds()
 
     def faults(self) -> list[str]:
-        self._client.namespace_exists()
+        self._client.check_namespace()
         return []
 
     def close(self) -> None:

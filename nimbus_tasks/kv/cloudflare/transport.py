@@ -36,7 +36,7 @@ OFFICIAL_HOST = "api.cloudflare.com"
 IN_FLIGHT = 4
 #: What an account may send in five minutes, where no header says otherwise.
 REQUESTS_A_WINDOW = 1200
-#: So many of them are never used: those that other threads have in flight, and some of others'.
+#: So many of them are left alone: other threads have requests in flight, and so may other programs.
 _RESERVE = 8
 #: About what one look of a monitor costs.
 _REQUESTS_A_LOOK = 4
@@ -68,13 +68,14 @@ class Pacer:
         self._renewed_at = 0.0
 
     def hold(self, seconds: float, words: str) -> None:
-        """Nobody sends anything for so long; ``words`` tell that, with the time in place of {}."""
+        """Nobody sends anything for so many ``seconds``; ``words`` tell that, with the time in the
+        place of ``{}``."""
         with self._lock:
             self._free_at = max(self._free_at, self._clock() + seconds)
         self._tell(seconds, words)
 
     def wait_until_free(self) -> None:
-        """What comes before every request."""
+        """Wait while :meth:`hold` lasts; to be called before every request."""
         while True:
             free_at = self._free_at
             seconds = free_at - self._clock()
@@ -87,7 +88,7 @@ class Pacer:
                     self._free_at = 0.0
 
     def pause(self, seconds: float, words: str) -> None:
-        """This thread alone waits."""
+        """This thread alone waits, and ``words`` tell that as in :meth:`hold`."""
         self._tell(seconds, words)
         self._sleep(seconds)
 
@@ -181,7 +182,7 @@ class Transport:
     of every wait and how long it is, from whichever thread waits. ``patience`` is for how many
     seconds failures of the server and the network are retried; being throttled is waited out, since
     it lasts five minutes. ``service`` is what is asked, for messages. ``sleep`` and ``clock`` are
-    for tests.
+    for tests. Raises :class:`UsageError` for an address or a token that cannot be used.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class Transport:
         """The answer to a request that may be sent more than once: everything here is idempotent.
 
         Refusals with a status in ``accept`` are returned; ``base`` replaces the prefix. Between two
-        tries are at least ``least_wait`` seconds.
+        tries are at least ``least_wait`` seconds. Raises :class:`StoreError`.
         """
         url = f"{base or self.prefix}{path}"
         patience = _Patience(self._patience)
@@ -260,6 +261,7 @@ class Transport:
                 self.pacer.hold(wait, f"{self._server} asks to wait {{}} ({outcome.brief})")
 
     def close(self) -> None:
+        """End the waiting of all threads, and the connections."""
         self._closed.set()
         self._session.close()
 

@@ -21,9 +21,9 @@ from nimbus_tasks.core.project import Project, load_project
 from nimbus_tasks.kv.store import Store
 from nimbus_tasks.ui.batch_view import padded
 from nimbus_tasks.ui.console import Console
-from nimbus_tasks.ui.figures import duration, milliseconds, money
+from nimbus_tasks.ui.figures import duration, milliseconds, money, short
 from nimbus_tasks.ui.style import Style
-from nimbus_tasks.ui.text import clean
+from nimbus_tasks.ui.text import clean, width, wrap
 
 
 @dataclass(frozen=True)
@@ -63,42 +63,47 @@ def metrics(
     if json:
         console.document(measured.to_json())
     else:
-        console.say(*_lines(measured, console.style))
+        console.say(*_lines(measured, console.style, console.columns))
     if exit_status:
         exit_with_outcome(measured.status)
     return measured
 
 
-def _lines(measured: BatchMetrics, style: Style) -> list[str]:
+def _lines(measured: BatchMetrics, style: Style, columns: int) -> list[str]:
     title = (
         f"{style.sign('batch')} {style.bold(measured.batch_id)}"
         f"  {style.sign(measured.status)} {style.state(measured.status)}"
     )
-    return [title, *metric_lines(measured.metrics)]
+    return [title, *metric_lines(measured.metrics, columns)]
 
 
-def metric_lines(metrics: Metrics) -> list[str]:
-    """The figures, one a line."""
+def metric_lines(metrics: Metrics, columns: int) -> list[str]:
+    """The figures, each with its name; one that is wider than ``columns`` goes on below."""
     timing, confidence = metrics.timing, metrics.average_confidence
     speed = metrics.pages_per_minute
-    lines = [
-        padded("success rate", f"{metrics.success_rate:g}% of {metrics.total_pages:,} pages"),
-        padded(
+    figures = [
+        ("success rate", f"{metrics.success_rate:g}% of {metrics.total_pages:,} pages"),
+        (
             "time a page",
             f"average {milliseconds(timing.average_ms)}, median {milliseconds(timing.p50_ms)},"
             f" p95 {milliseconds(timing.p95_ms)}",
         ),
-        padded("changes", f"{metrics.total_changes:,}"),
-        padded("confidence", "–" if confidence is None else f"{confidence:.2f}"),
-        padded("throughput", "–" if speed is None else f"{speed:,.1f} pages/min"),
-        padded("elapsed", duration(metrics.elapsed_seconds)),
-        padded("attempts", f"{metrics.attempts:,}"),
+        ("changes", f"{metrics.total_changes:,}"),
+        ("confidence", "–" if confidence is None else f"{confidence:.2f}"),
+        ("throughput", "–" if speed is None else f"{short(speed)} pages/min"),
+        ("elapsed", duration(metrics.elapsed_seconds)),
+        ("attempts", f"{metrics.attempts:,}"),
+        *usage_figures(metrics),
     ]
-    lines += [padded(name, value) for name, value in usage_figures(metrics)]
     if metrics.errors:
-        errors = ", ".join(f"{clean(code)} {count:,}" for code, count in metrics.errors.items())
-        lines.append(padded("errors", errors))
-    return lines
+        errors = (f"{clean(code)} {count:,}" for code, count in metrics.errors.items())
+        figures.append(("errors", ", ".join(errors)))
+    return [line for name, value in figures for line in _figure(name, value, columns)]
+
+
+def _figure(name: str, value: str, columns: int) -> list[str]:
+    first, *rest = wrap(value, columns, indent=width(padded("", "")))
+    return [padded(name, first), *(padded("", line) for line in rest)]
 
 
 def usage_figures(metrics: Metrics) -> list[tuple[str, str]]:

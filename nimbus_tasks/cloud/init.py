@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from invoke.context import Context
 
@@ -77,7 +78,14 @@ def write_worker(
             advice=f"It knows: {', '.join(PROCESSORS)}. Your own goes into processor.js.",
         )
     if model is not None and processor != "llm":
-        raise UsageError(f"--model is of no use to the processor {processor}")
+        raise UsageError(
+            f"--model is of no use to the processor {processor}", advice="Add --processor=llm."
+        )
+    if url is not None and not _is_address(url):
+        raise UsageError(
+            f"--url is no address: {url[:60]!r}",
+            advice="It begins with https://, or for nimbus.cloud.dev with http://127.0.0.1",
+        )
     if project.queue != "keys":
         raise UsageError(
             f"the Worker reads a queue of keys, and this project's is a {project.queue}",
@@ -105,6 +113,14 @@ def write_worker(
         config.write_text(filled, encoding="utf-8")
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return Written(folder, sorted(names), processor, str(namespace))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half an IPv6 address
+        return False
+    return parts.scheme in ("https", "http") and bool(parts.hostname)
 
 
 def worker_name(project: Project) -> str:

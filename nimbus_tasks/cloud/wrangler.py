@@ -23,6 +23,7 @@ CONFIG_NAME = "wrangler.jsonc"
 NO_NAMESPACE = "0" * 32
 INSTALL_ADVICE = "Install it in the project with: npm install --save-dev wrangler"
 NEWER_ADVICE = "Get the newest with: npm install --save-dev wrangler@latest (it wants Node 22)."
+NODE_ADVICE = "Get Node 22 or newer from https://nodejs.org."
 OLDEST_MAJOR = 4
 #: A version is said within a second or two; Node that starts from a slow disk takes some more.
 VERSION_SECONDS = 30.0
@@ -110,7 +111,7 @@ def find_wrangler(*folders: Path) -> str:
     if shutil.which("node") is None:
         raise UsageError(
             "Node is not installed, which wrangler needs",
-            advice="See https://nodejs.org, 22 or newer.",
+            advice=NODE_ADVICE,
         )
     for folder in folders:
         if found := shutil.which("wrangler", path=str(folder / "node_modules" / ".bin")):
@@ -192,7 +193,7 @@ def run_wrangler(
     if _NOT_LOGGED_IN.search(said):
         raise UsageError(
             "nobody is logged in to Cloudflare",
-            advice="Run: wrangler login, or set CLOUDFLARE_API_TOKEN.",
+            advice="Run: npx wrangler login, or set CLOUDFLARE_API_TOKEN.",
         )
     advice = f"The token needs: {PERMISSIONS}." if _REFUSED_TOKEN.search(said) else None
     raise StoreError(f"{what}: {last_words(said)}", advice=advice)
@@ -202,7 +203,7 @@ def old_node(said: str) -> UsageError | None:
     """That Node is too old for wrangler, if that is what it has ``said``."""
     if not _OLD_NODE.search(said):
         return None
-    return UsageError(last_words(said), advice="Get one from https://nodejs.org.")
+    return UsageError(last_words(said), advice=NODE_ADVICE)
 
 
 def last_words(said: str) -> str:

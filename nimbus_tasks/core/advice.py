@@ -94,7 +94,10 @@ def next_steps(
         return _while_open(batch_id, counts, stalled, engine, worker_options)
     if status == "cancelled":
         return [
-            NextStep("Send the pages again, as a new batch", "invoke nimbus.upload"),
+            NextStep(
+                "Send the pages again, as a new batch (with the --folder that it had, if any)",
+                "invoke nimbus.upload",
+            ),
             NextStep(
                 "Or take its cancelled pages up again",
                 _command("batch.retry", batch_id, "--include-cancelled"),
@@ -152,17 +155,17 @@ def _after_failures(
         return [*([] if in_report else first), again, then]
     if len(transient) == len(retriable):
         option = _only(transient, retriable)
-        why = "What made them fail looks transient: queue them again"
+        why = "What made them fail may pass: queue them again"
         return [NextStep(why, _command("batch.retry", batch_id, *option)), then]
     steps = []
     for code in dict.fromkeys(group.code for group in transient):
         of_code = [group for group in transient if group.code == code]
         if option := _only(of_code, retriable):
             many = sum(group.count - group.superseded for group in of_code)
-            why = f"{_pages(many, 'failed')} from what looks transient: queue them again"
+            why = f"{_pages(many, 'failed')} for a reason that may pass: queue them again"
             steps.append(NextStep(why, _command("batch.retry", batch_id, *option)))
     if not steps:  # they share their code with errors that stay
-        why = "Some of what made them fail looks transient: queue the failed pages again"
+        why = "Some of what made them fail may pass: queue the failed pages again"
         steps = [NextStep(why, _command("batch.retry", batch_id))]
     return [*steps, then]
 

@@ -26,8 +26,9 @@ _EXAMPLES = 5
 class FailureGroup:
     """Failed pages of one kind.
 
-    ``message`` has placeholders (``<n>``, ``<id>``, ``<url>``, ``<path>``, ``<time>``, ``<text>``)
-    where messages differ from page to page; it comes from outside and is not cleaned. ``examples``
+    ``message`` is what all of the pages say; where that differs from page to page it has
+    placeholders (``<n>``, ``<id>``, ``<url>``, ``<path>``, ``<time>``, ``<text>``) for whatever may
+    differ. It comes from outside and is not cleaned. ``examples``
     are the first few pages. ``superseded`` of the ``count`` pages belong to a later batch now and
     cannot be retried here. ``is_rest``: not one kind, but all that are in no group of their own.
     """
@@ -52,16 +53,19 @@ def group_failures(pages: Iterable[PageInfo], *, most: int = 20) -> list[Failure
 
 @dataclass
 class _Open:
-    """A group that still grows."""
+    """A group that still grows. ``said`` is what every page of it says, if they say the same."""
 
     code: str
     message: str
+    said: str | None = None
     examples: list[PageInfo] = field(default_factory=list)
     count: int = 0
     superseded: int = 0
 
-    def add(self, page: PageInfo) -> None:
+    def add(self, page: PageInfo, said: str) -> None:
         self.count += 1
+        if said != self.said:
+            self.said = None
         self.superseded += bool(page.status.get("superseded_by"))
         if len(self.examples) < _EXAMPLES:
             self.examples.append(page)
@@ -75,7 +79,7 @@ class _Open:
         transient = not is_rest and looks_transient(self.code, self.message)
         return FailureGroup(
             self.code,
-            self.message,
+            self.message if self.said is None else self.said,
             self.count,
             tuple(self.examples),
             transient,
@@ -96,19 +100,23 @@ class FailureGroups:
         if page.status["status"] != "failed":
             return 0
         code = (page.status.get("code") or UNKNOWN_CODE)[:_SHOWN]
-        message = normalised(page.status.get("error") or "")
+        error = page.status.get("error") or ""
+        message, said = normalised(error), _on_one_line(error)[:_SHOWN]
         key = code, message[:_COMPARED]
         group = self._open.get(key)
         if group is None:
             if len(self._open) >= _MOST_KEPT:
                 self._forget_small_ones()
-            group = self._open[key] = _Open(code, message)
-        group.add(page)
+            group = self._open[key] = _Open(code, message, said)
+        group.add(page, said)
         return group.count
 
     def biggest(self, most: int) -> list[FailureGroup]:
-        """The ``most`` biggest groups, biggest first, then "other" if it has any."""
+        """The ``most`` biggest groups, biggest first, then "other" if it has any: if that would be
+        one kind, its own name says more."""
         ordered = self._by_size()
+        if len(ordered) == most + 1 and not self._other.count:
+            most += 1
         other = _other()
         other.take_over(self._other)
         for _, group in ordered[most:]:
@@ -127,7 +135,7 @@ class FailureGroups:
 
 
 def _other() -> _Open:
-    return _Open("other", "errors of which there are few each")
+    return _Open("other", "kinds with fewer pages each")
 
 
 #: What tells one error from another although it is a number: a status, an exit code, a signal, a
@@ -139,7 +147,7 @@ _KEPT_NUMBERS = (
 )
 _PLACEHOLDERS = (
     ("url", r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>]+"),
-    ("text", r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`|“[^”]*”|«[^»]*»"),
+    ("text", r"\"(?:[^\"\\]|\\.)*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`|“[^”]*”|«[^»]*»"),
     (
         "time",
         r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
@@ -169,10 +177,14 @@ _compiled = cache(re.compile)
 def normalised(message: str) -> str:
     """``message`` on one line, with placeholders for what differs from page to page: at most its
     first 200 characters, so that one of megabytes costs no more."""
-    text = _compiled(r"\s+").sub(" ", message[:_READ]).strip()
+    text = _on_one_line(message)
     varying = _compiled(_VARYING).sub(_placeholder, text)
     # A message that is one quoted text, as a KeyError's is, says nothing without it.
     return (text if varying == "<text>" else varying)[:_SHOWN]
+
+
+def _on_one_line(message: str) -> str:
+    return _compiled(r"\s+").sub(" ", message[:_READ]).strip()
 
 
 def _placeholder(found: re.Match[str]) -> str:

@@ -119,6 +119,7 @@ def batch_document(view: BatchView, groups: Sequence[FailureGroup], now: str) ->
             for step in next_steps_of(view, groups)
             if not step.is_to_watch  # which is what the page does
         ],
+        "can_retry": any(group.count > group.superseded for group in groups),
         "can_cancel": is_open and view.status != "cancelling",
     }
 
@@ -154,11 +155,12 @@ def _failure(page: PageInfo) -> Document:
 
 
 def _group(group: FailureGroup, with_code: int) -> Document:
-    """``retry`` is the code as the records have it, for a retry to compare; ``with_code`` is how
-    many pages failed with it, in this group and others."""
+    """``retry`` is the code as the records have it, for a retry to compare, or none where all of
+    its pages belong to a later batch; ``with_code`` is how many pages failed with that code, in
+    this group and others."""
     return {
         "code": shown(group.code, 60),
-        "retry": None if group.is_rest else group.code,
+        "retry": None if group.is_rest or group.count == group.superseded else group.code,
         "with_code": with_code,
         "message": shown(group.message, _TEXT),
         "count": group.count,

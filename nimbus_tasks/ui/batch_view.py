@@ -178,10 +178,7 @@ def error_groups(
 
 
 def _group_line(group: FailureGroup, digits: int, style: Style, columns: int) -> str:
-    # Of one page, what it says itself rather than what pages of its kind would say.
-    alone = group.examples[0].status.get("error") if group.count == 1 else None
-    message = alone or group.message
-    what = clean(f"{group.code}: {message}" if message else group.code)
+    what = clean(f"{group.code}: {group.message}" if group.message else group.code)
     again = " (may pass)" if group.looks_transient else ""
     text = clip(what, max(8, columns - digits - 6 - len(again)))
     count = pad(f"{group.count:,}", digits, right=True)

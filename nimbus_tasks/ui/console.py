@@ -59,34 +59,40 @@ class Console:
         _write(sys.stderr, [self.error_style.plain(line) + "\n"])
 
     def error(self, message: str, advice: str | None = None, command: str | None = None) -> None:
-        """Say on stderr, in one line, what is wrong and what to do."""
+        """Say on stderr what is wrong and what to do: in one line, but for a narrow terminal."""
         self._complain("error", message, advice, command)
 
     def stopped(self, message: str, advice: str | None = None, command: str | None = None) -> None:
-        """Say on stderr, in one line, what Ctrl-C has ended and how to go on."""
+        """Say on stderr, likewise, what Ctrl-C has ended and how to go on."""
         self._complain("stopped", message, advice, command)
 
     def warning(self, message: str, advice: str | None = None) -> None:
-        """Say on stderr, in one line, what is odd and ends nothing, and what to do."""
+        """Say on stderr, likewise, what is odd and ends nothing, and what to do."""
         self._complain("warning", message, advice)
 
     def _complain(
         self, level: str, message: str, advice: str | None, command: str | None = None
     ) -> None:
         style = self.error_style
-        line = style.sign(level) + " " + style.state(level, clip(clean(message), MAX_MESSAGE))
-        if advice:
-            line += " " + style.plain("· ") + clip(clean(advice), MAX_MESSAGE)
-        below: list[str] = []
+        room = terminal_size(sys.stderr)[0] if sys.stderr.isatty() else None
+        message, advice = clip(clean(message), MAX_MESSAGE), clip(clean(advice or ""), MAX_MESSAGE)
+        whole = f"{message} · {advice}" if advice else message
+        lines = [f"{style.state(level, message)}{whole[len(message) :]}"]
+        if room is not None and width(whole) > room - 3:
+            # The advice is broken by the terminal: a command in it can be copied whole.
+            lines = [style.state(level, part) for part in wrap(message, room, indent=3)]
+            lines += [advice] if advice else []
         if command:  # to be pasted: neither cut, nor broken by the terminal within a word
-            room = terminal_size(sys.stderr)[0] if sys.stderr.isatty() else None
-            if room is None or width(f"{line} {command}") <= room:
-                line += f" {command}"
+            if room is None or (len(lines) == 1 and width(f"{whole} {command}") <= room - 3):
+                lines[0] += f" {command}"
             else:
-                below = command_lines(command, room - 3)
-        self.note(line)
-        for part in below:
-            self.note(f"   {part}")
+                lines += command_lines(command, room - 3)
+        self._below_one_another(style.sign(level), lines)
+
+    def _below_one_another(self, sign: str, lines: list[str]) -> None:
+        self.note(f"{sign} {lines[0]}")
+        for line in lines[1:]:
+            self.note(f"   {line}")
 
     def refusal(self, message: str) -> None:
         """Say on stderr what is wrong with one of many; broken between words on a terminal."""
@@ -94,10 +100,7 @@ class Console:
         lines = [clean(message)]
         if sys.stderr.isatty():
             lines = wrap(clean(message), terminal_size(sys.stderr)[0], indent=3)
-        first, *rest = (style.state("error", line) for line in lines)
-        self.note(f"{style.sign('error')} {first}")
-        for line in rest:
-            self.note(f"   {line}")
+        self._below_one_another(style.sign("error"), [style.state("error", line) for line in lines])
 
     def document(self, document: Any) -> None:
         """Write one JSON document to stdout."""

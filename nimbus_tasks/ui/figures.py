@@ -58,13 +58,14 @@ def rate(per_second: float | None) -> str:
     """Pages a second, or a minute or an hour where that is the handier figure."""
     if per_second is None:
         return ""
-    for per, name in ((1, "s"), (60, "min")):
-        if per_second * per >= 1:
-            return f"{_short(per_second * per)} pages/{name}"
-    return f"{_short(per_second * 3600)} pages/h"
+    units = ((1, "s"), (60, "min"), (3600, "h"))
+    per, name = next((unit for unit in units if per_second * unit[0] >= 1), units[-1])
+    figure = short(per_second * per)
+    return f"{figure} page{'' if figure == '1' else 's'}/{name}"
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """A rate: one place, and none from 100 on."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.1f}".removesuffix(".0")
 
 

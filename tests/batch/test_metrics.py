@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from nimbus_tasks.batch.cancel import cancel_batch
-from nimbus_tasks.batch.metrics import measure_batch
+from nimbus_tasks.batch.metrics import measure_batch, metric_lines
 from nimbus_tasks.batch.retry import retry_pages
 from nimbus_tasks.core.lifecycle import Tally
 from nimbus_tasks.core.metrics import batch_metrics
 from nimbus_tasks.core.project import Project
 from nimbus_tasks.kv.store import Store
+from nimbus_tasks.ui.text import width
 from tests.factories import a_map, failing, upload, work, write_map
 
 
@@ -138,3 +139,16 @@ def test_a_batch_of_one_page_has_figures(project: Project, store: Store) -> None
     work(project, store)
     metrics = measure_batch(project, store).metrics
     assert (metrics.success_rate, metrics.timing.p50_ms) == (100.0, metrics.timing.p95_ms)
+
+
+def test_figures_that_are_wider_than_the_terminal_go_on_below() -> None:
+    failures = Tally(3)
+    for code in ("rate_limited", "an_error_with_a_long_code", "another_error"):
+        failures.add({"status": "failed", "code": code})
+    lines = metric_lines(batch_metrics(failures), 50)
+    assert all(width(line) <= 50 for line in lines)
+    assert [line[20:] for line in lines[-3:]] == [
+        "rate_limited 1,",
+        "an_error_with_a_long_code 1,",
+        "another_error 1",
+    ]

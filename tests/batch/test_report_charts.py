@@ -55,7 +55,9 @@ def test_a_start_after_the_first_ending_is_of_another_clock() -> None:
 def test_durations_have_a_last_bar_for_all_that_took_long() -> None:
     chart = charts.durations([100.0] * 990 + [200.0] * 9 + [9_000.0])
     assert total(chart) == 1000
-    assert chart.summary == "Half took up to 100 ms, 95 of 100 up to 100 ms, the longest 9.0 s."
+    assert chart.summary == (
+        "Of those done half took up to 100 ms, 95 of 100 up to 100 ms, the longest 9.0 s."
+    )
     assert chart.table[-1][0].endswith("or more")
     assert chart.ticks[-1].endswith("and more")
 

@@ -110,7 +110,7 @@ def test_the_pages_of_a_failure_are_a_click_away(
     page = Opened(new_page(), files["html"]).ready()
     group = page.locator(".group").first
     group.locator("button.filter").click()
-    code = group.locator("h3").inner_text().split("\n")[0].replace("looks transient", "").strip()
+    code = group.locator("h3").inner_text().split("\n")[0].replace("a retry may help", "").strip()
     assert names(page) == [one["path"] for one in pages_of(files) if one["code"] == code]
     assert page.evaluate("document.activeElement.id") == "pages"
 

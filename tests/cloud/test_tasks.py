@@ -81,6 +81,8 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 def test_init_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     assert "not known" in run(tmp_path, "nimbus.cloud.init", "--processor=magic", code=2)[1]
     assert "no use" in run(tmp_path, "nimbus.cloud.init", "--model=m", code=2)[1]
+    for url in ("127.0.0.1:8080", "ftp://a.example/", "https://", "http://[::1"):
+        assert "no address" in run(tmp_path, "nimbus.cloud.init", f"--url={url}", code=2)[1]
     assert list(tmp_path.iterdir()) == [tmp_path / "tasks.py"]
     run(tmp_path, "nimbus.init", "--queue=document")
     assert "queue of keys" in run(tmp_path, "nimbus.cloud.init", code=2)[1]

@@ -134,7 +134,7 @@ def test_dev_says_of_an_old_node_what_the_others_say(tmp_path: Path, wrangler: P
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     line = refused(tmp_path, "nimbus.cloud.dev", f"--port={port}", code=2, PATH=path)
-    assert line == f"❌ {OLD_NODE} · Get one from https://nodejs.org."
+    assert line == f"❌ {OLD_NODE} · Get Node 22 or newer from https://nodejs.org."
 
 
 def test_a_port_that_somebody_has(tmp_path: Path, wrangler: Path) -> None:

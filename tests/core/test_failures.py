@@ -23,6 +23,7 @@ def failed(number: int, error: str | None, code: str | None = "broken", **more: 
         ("took longer than 60 seconds", "took longer than 2.5 seconds"),
         ("no such key: 'title'", "no such key: 'head'"),
         ('cannot read "a b"', 'cannot read "c"'),
+        (r'no object: "[\"no\"]"', r'no object: "{\"a\": \"b\"}"'),
         ("GET https://a.example/x?y=1 failed", "GET http://b.example/ failed"),
         ("cannot do dist/a/b.html", "cannot do dist/page-004.html"),
         ("open /home/ann/x.json: no", "open /srv/y.json: no"),
@@ -74,10 +75,18 @@ def test_groups_are_by_code_and_message_the_biggest_first() -> None:
     assert [(g.code, g.message, g.count) for g in groups] == [
         ("unknown", "refused after <n> s", 7),
         ("broken", "cannot do <path>", 3),
-        ("other_code", "cannot do <path>", 1),
+        ("other_code", "cannot do dist/9.html", 1),
     ]
     assert [page.page_id for page in groups[1].examples] == [p.page_id for p in pages[:3]]
     assert len(groups[0].examples) == 5
+
+
+def test_what_all_pages_of_a_group_say_is_said_as_it_is() -> None:
+    said = "took longer than 15 s, not a dict with 'changes'"
+    (same,) = group_failures([failed(1, said), failed(2, said)])
+    assert same.message == said
+    (differing,) = group_failures([failed(1, said), failed(2, said.replace("15", "5"))])
+    assert differing.message == "took longer than <n> s, not a dict with <text>"
 
 
 def test_a_message_that_a_listing_has_cut_is_of_the_same_group() -> None:
@@ -99,6 +108,12 @@ def test_more_groups_than_asked_for_are_counted_as_the_rest() -> None:
         ("b", 2, False),
     ]
     assert (groups[2].count, groups[2].is_rest, len(groups)) == (2, True, 3)
+
+
+def test_one_kind_above_those_asked_for_has_its_name() -> None:
+    pages = [failed(n, word) for n, word in enumerate(["a"] * 3 + ["b"] * 2 + ["c"])]
+    groups = group_failures(pages, most=2)
+    assert [(g.message, g.count, g.is_rest) for g in groups[2:]] == [("c", 1, False)]
 
 
 def words(number: int) -> str:

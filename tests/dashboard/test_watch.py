@@ -23,7 +23,7 @@ from nimbus_tasks.dashboard.reading import NoStoreYetError, StoreThread
 from nimbus_tasks.dashboard.watch import Look, State, Watch, Watches
 from nimbus_tasks.kv.store import KeyValues, Store
 from tests.dashboard.served import looks_taken, served
-from tests.factories import upload, work, write_maps
+from tests.factories import failing, upload, work, write_maps
 
 LONG = 3600.0
 Scenario = Callable[[], Coroutine[Any, Any, None]]
@@ -279,3 +279,17 @@ def test_more_failures_than_are_shown_are_all_in_the_groups(
     look = LookAtBatch(project, batch_id)(store)
     assert [group["count"] for group in look["groups"]] == [70]
     assert len(look["failures"]) == 50
+
+
+def test_pages_of_a_later_batch_are_not_offered_for_a_retry(
+    project: Project, store: Store, maps: Path
+) -> None:
+    batch_id = upload(project, store, maps).batch_id
+    assert batch_id is not None
+    work(project, store, failing("dist/page-001.html"))
+    look = LookAtBatch(project, batch_id)(store)
+    assert (look["can_retry"], look["groups"][0]["retry"] is None) == (True, False)
+
+    upload(project, store, maps)
+    look = LookAtBatch(project, batch_id)(store)
+    assert (look["can_retry"], look["groups"][0]["retry"]) == (False, None)

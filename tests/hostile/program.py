@@ -159,6 +159,8 @@ def check(ran: Ran, *, usage_errors: bool = False) -> None:
         check_json(ran.out, is_error=ran.code in (2, 4, 5, 6))
     if ran.code in (2, 4, 5, 6) and "nimbus.doctor" not in ran.arguments:
         lines = [line for line in plain(err).splitlines() if line.strip()]
+        if ran.on_terminal:  # where a long message goes on in lines that are indented
+            lines = [line for line in lines if not line.startswith("   ")]
         assert lines, told
         assert lines[-1].lstrip("\r ").startswith(("❌", "!!")), told
 

@@ -342,3 +342,18 @@ def test_a_stdout_without_a_descriptor_will_do(
 
     assert plain.getvalue() == "after\n"
     assert capfd.readouterr() == ("", "meanwhile\ntoo\n")
+
+
+def test_on_a_narrow_terminal_words_stay_whole_and_the_advice_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    advice = "Install it in the project with: npm install --save-dev wrangler"
+    Console().error("what runs the Worker is missing: wrangler is not installed", advice)
+
+    assert "".join(terminal.writes) == (
+        f"❌ what runs the Worker is missing:\n   wrangler is not installed\n   {advice}\n"
+    )

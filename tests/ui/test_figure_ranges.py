@@ -92,7 +92,7 @@ def test_the_range_in_words_contains_the_range_in_seconds(one: float, other: flo
 
 @pytest.mark.parametrize(
     ("per_second", "text"),
-    [(1, "1 pages/s"), (1 / 60, "1 pages/min"), (0.01, "36 pages/h"), (0, "0 pages/h")],
+    [(1, "1 page/s"), (1 / 60, "1 page/min"), (0.01, "36 pages/h"), (0, "0 pages/h")],
 )
 def test_a_rate_is_per_the_unit_that_gives_a_figure_of_one_or_more(
     per_second: float, text: str

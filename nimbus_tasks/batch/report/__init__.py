@@ -176,7 +176,7 @@ def _lines(written: Report, console: Console) -> list[str]:
         *heading(view, style, columns, utc_now()),
         *count_lines(view, style, columns),
         "",
-        *metric_lines(batch_metrics(view.tally)),
+        *metric_lines(batch_metrics(view.tally), columns),
         *failure_lines(view.failures, view.tally.states["failed"], style, columns, _FAILURES_SHOWN),
         "",
         *(f"{style.sign('ok')} Report: {path_here(path)}" for path in written.paths.values()),

@@ -82,7 +82,7 @@ def durations(values_ms: Iterable[float]) -> Chart:
     more = " and more" if longest >= count * step else ""
     return _histogram(
         "Time a page",
-        f"Half took up to {milliseconds(half)}, 95 of 100 up to {milliseconds(most)},"
+        f"Of those done half took up to {milliseconds(half)}, 95 of 100 up to {milliseconds(most)},"
         f" the longest {milliseconds(longest)}.",
         bars=("done", counts),
         spans=("time", spans),

@@ -56,7 +56,7 @@ export function batchView(batchId, say) {
     const counted = STATES.filter((one) => look.counts[one] > 0).map((one) => [one, look.counts[one]]);
     if (look.stalled) counted.push(["stalled", look.stalled]);
     sync(at("counts"), counted, ([one]) => one, ([one]) => el("div", { "data-state": one }, el("dt", {}, one), el("dd", {})), (pair, [, number]) => setText(pair.lastChild, count(number)));
-    show(retryAll, look.counts.failed > 0);
+    show(retryAll, look.can_retry);
     show(cancel, look.can_cancel);
     show(at("next"), look.next.length > 0);
     sync(at("steps"), look.next, (step) => step.command, step, (item, one) => setText(item.firstChild, one.why));
@@ -77,7 +77,7 @@ export function batchView(batchId, say) {
     const number = look.counts.failed;
     show(at("failed"), number > 0);
     setText(at("failed-count"), count(number));
-    sync(at("groups"), look.groups, (group) => `${group.code} ${group.message} ${group.is_rest}`, (group) => groupRow(group, () => confirmRetry(look, group.retry, say)), updateGroup);
+    sync(at("groups"), look.groups, (group) => `${group.code} ${group.message} ${group.retry === null}`, (group) => groupRow(group, () => confirmRetry(look, group.retry, say)), updateGroup);
     sync(at("failures"), look.failures, (page) => `${page.page_id ?? page.name} ${page.attempts}`, (page) => failureRow(page, seeLog), () => {});
     more(at("failed-more"), number - look.failures.length);
   }

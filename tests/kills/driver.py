@@ -232,10 +232,10 @@ def run_measured(file: Path, gate: Path, arguments: list[str]) -> NoReturn:
     waits: list[float] = []
     acquire = FileLock.acquire
 
-    def measured(lock: FileLock, timeout: float) -> bool:
+    def measured(lock: FileLock, *args: Any, **kwargs: Any) -> bool:
         begun = time.monotonic()
         try:
-            return acquire(lock, timeout)
+            return acquire(lock, *args, **kwargs)
         finally:
             waits.append(time.monotonic() - begun)
 

@@ -62,7 +62,7 @@ from nimbus_tasks.kv.store import KeyValues, Store
 from tests.factories import a_map, upload, write_map
 from tests.kv.memory_kv import Cloud, Killed, MemoryClient
 
-HISTORIES = int(os.environ.get("NIMBUS_HISTORIES", "50"))
+HISTORIES = int(os.environ.get("NIMBUS_HISTORIES", "30"))
 #: Making a long history short takes minutes, which is for whoever looks for a fault.
 PHASES = [phase for phase in Phase if phase is not Phase.shrink or "NIMBUS_SHRINK" in os.environ]
 LEASE = 30.0

@@ -277,6 +277,20 @@ const CASES = {
     const { code, usage } = here.data.get("status:p:page_1").error;
     return [code, usage];
   },
+  /** Why, as the service says it: the beginning, in one line, and without the secret. */
+  async refusals_with_a_reason() {
+    const env = { PROCESSOR_URL: "https://example.com/", PROCESSOR_SECRET: "hush" };
+    const broken = new ReadableStream({ pull: (stream) => stream.error(new Error("cut")) });
+    const errors = [];
+    for (const said of ["no page\nfor Bearer hush\u001b[31m " + "x".repeat(5000), "", broken]) {
+      globalThis.fetch = async () => new Response(said, { status: 400 });
+      const here = world(inHand(), env);
+      await deliver(here.env, http);
+      const { code, message } = here.data.get("status:p:page_1").error;
+      errors.push([code, message.slice(0, 60), message.length]);
+    }
+    return errors;
+  },
   /** A service that does not come to an end, and does not say how much it has to say. */
   async endless_answer() {
     const ends = [];

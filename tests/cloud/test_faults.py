@@ -45,6 +45,10 @@ EXPECTED: dict[str, Any] = {
     "many_steps": [201, "0 changes; 800 more steps are not logged"],
     "too_large": ["too_large", "bad_result"],
     "refused_by_the_model": ["refused", {"tokens_in": 7, "tokens_out": 1}],
+    "refusals_with_a_reason": [
+        ["http_400", "PROCESSOR_URL answered 400: no page for Bearer … [31m xxxxxx", 228],
+        *[["http_400", "PROCESSOR_URL answered 400", 26]] * 2,
+    ],
     "endless_answer": ["bad_result", True] * 2,
     "usage_of_two_attempts": [
         {"tokens_in": 5, "tokens_out": 2, "cost": 0.1},

@@ -87,4 +87,4 @@ def test_a_page_without_head_or_blocks_is_asked_about_as_well(cloud: Cloud) -> N
 
 def test_an_answer_that_is_no_json_fails(cloud: Cloud) -> None:
     error = ask(cloud, "sk-no-json-at-all")["error"]
-    assert (error["code"], error["usage"]["tokens_in"]) == ("bad_result", 590)  # paid for as well
+    assert (error["code"], error["usage"]["tokens_in"]) == ("bad_answer", 590)  # paid for as well

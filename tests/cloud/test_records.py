@@ -232,4 +232,4 @@ def test_of_a_models_answer_only_short_plain_text_is_taken(
         "title": {"text": "A [2J bad title", "confidence": 0.9},
         "description": {"text": "d", "confidence": 1},
     }
-    assert refused == ["bad_result"] * len(NO_ANSWERS)
+    assert refused == ["bad_answer"] * len(NO_ANSWERS)

@@ -25,6 +25,8 @@ const PLACES = {
 };
 /** What plain text has not: markup, addresses, the marks of templates. As in llm_answer.py. */
 const MARKUP = /[<>`]|&#?\w{1,31};|\*\*|__|\]\(|:\/\/|\bwww\.|javascript:|\{\{|\{%|\$\{/i;
+/** The code that the Python processor has for what a model should not have said. */
+const CODE = "bad_answer";
 const SURE = "0 to 1: how sure you are that it is better than what is there";
 const SCHEMA = {
   type: "object",
@@ -51,7 +53,8 @@ export default async function process(page, env, progress) {
   };
   const prices = { in: priceOf(env, "LLM_PRICE_IN"), out: priceOf(env, "LLM_PRICE_OUT") };
   const secret = env.LLM_API_KEY ? { Authorization: `Bearer ${env.LLM_API_KEY}` } : {};
-  const answer = answerOf(await post("LLM_URL", env.LLM_URL, secret, request, progress.signal));
+  const text = await post("LLM_URL", env.LLM_URL, secret, request, progress.signal);
+  const answer = answerOf(text, CODE);
   const usage = usageOf(answer, prices);
   const note = usage && `${usage.tokens_in} tokens in, ${usage.tokens_out} out`;
   progress("answer", 90, note, { model: request.model, ...usage });
@@ -92,7 +95,7 @@ function priceOf(env, name) {
 function proposalsIn(answer) {
   const message = answer.choices?.[0]?.message;
   if (message?.refusal) throw new PageError("the model refused", "refused");
-  return checkedAnswer(answerOf(unfenced(String(message?.content ?? ""))));
+  return checkedAnswer(answerOf(unfenced(String(message?.content ?? "")), CODE));
 }
 
 /** A proposal, in the form that the Python processors have. */
@@ -151,7 +154,7 @@ export function checkedAnswer(answer) {
 }
 
 function bad(what) {
-  throw new PageError(`the model's ${what}`, "bad_result");
+  throw new PageError(`the model's ${what}`, CODE);
 }
 
 /** One line of plain text: no control characters, which steer terminals and hide words. */

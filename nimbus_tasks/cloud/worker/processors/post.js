@@ -6,10 +6,11 @@ const LATER = [429, 502, 503, 504];
 const LATER_SECONDS = 20; // where a service does not say
 /** Five pages share an invocation's 128 MB. */
 const MAX_BYTES = 10_000_000;
+const REASON_CHARACTERS = 200; // of what a refusal says
 
 /** `setting` is the name of the address' variable, for the person who reads the error. */
 export async function post(setting, address, headers, body, signal) {
-  let response, text;
+  let response, text, reason;
   try {
     response = await fetch(checked(setting, address), {
       method: "POST",
@@ -19,7 +20,7 @@ export async function post(setting, address, headers, body, signal) {
       signal,
     });
     if (response.ok) text = await bounded(setting, response.body);
-    else await response.body?.cancel();
+    else reason = await reasonIn(response.body, Object.values(headers)).catch(() => "");
   } catch (error) {
     if (error instanceof PageError) throw error;
     throw new PageError(`cannot reach ${setting}: ${error.message}`, "unreachable", LATER_SECONDS);
@@ -28,7 +29,20 @@ export async function post(setting, address, headers, body, signal) {
   const { status, headers: said } = response;
   const retryAfter = LATER.includes(status) ? secondsOf(said.get("Retry-After")) : undefined;
   const code = status === 429 ? "rate_limited" : `http_${status}`;
-  throw new PageError(`${setting} answered ${status}`, code, retryAfter);
+  const why = reason ? `: ${reason}` : "";
+  throw new PageError(`${setting} answered ${status}${why}`, code, retryAfter);
+}
+
+/** The beginning of a refusal, in one line; the service may say in it what it was sent. */
+async function reasonIn(body, secrets) {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const bytes of body ?? []) {
+    text += decoder.decode(bytes, { stream: true });
+    if (text.length > 10 * REASON_CHARACTERS) break; // the rest is not read
+  }
+  for (const secret of secrets) text = text.replaceAll(secret.replace(/^Bearer /, ""), "…");
+  return text.replace(/[\p{Cc}\p{Cf}\s]+/gu, " ").trim().slice(0, REASON_CHARACTERS);
 }
 
 /** The whole of a body, which may say nothing of its length, and have no end. */
@@ -44,7 +58,8 @@ async function bounded(setting, body) {
   return text + decoder.decode();
 }
 
-export function answerOf(text) {
+/** The object in a JSON text, or else an error with that code. */
+export function answerOf(text, code = "bad_result") {
   try {
     const answer = JSON.parse(text);
     if (typeof answer === "object" && answer !== null && !Array.isArray(answer)) return answer;
@@ -52,7 +67,7 @@ export function answerOf(text) {
     // as below
   }
   const words = JSON.stringify(text.slice(0, 60));
-  throw new PageError(`its answer is no JSON object: ${words}`, "bad_result");
+  throw new PageError(`its answer is no JSON object: ${words}`, code);
 }
 
 function checked(setting, address) {

@@ -30,7 +30,7 @@ def no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Where the commands that tests start count for coverage, which doubles the time that a command
-#: takes to start: between them they come to all that a command may do.
+#: takes to start: between them they come to most of what a command does.
 COUNTED = (
     *("tests/test_cli.py", "tests/test_main_job.py", "tests/test_cloudflare_setup.py"),
     *("tests/cloud/", "tests/fleet/", "tests/processors/", "tests/dashboard/", "tests/terminal/"),
